@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' --python-version 3.11
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp a set of dependencies: `make run` needs no test tools. The C parser is built where
+# there is a compiler; gunicorn reads HTTP in Python where there is none.
+$(VENV)/%.installed: requirements-%.txt requirements-fast.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements-fast.txt 2>/dev/null || echo "No C compiler: HTTP is parsed in Python."
+	@touch $@
+
+run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and print a curl
+	@exec $(BIN)/python -m app.run
+
+test: $(VENV)/dev.installed ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.installed ## Run everything that a change must pass
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m app.check_migrations
+
+format: $(VENV)/dev.installed ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: $(VENV)/dev.installed ## Renew the locked dependencies
+	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) pyproject.toml --extra embedded -o requirements-run.txt
+	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
+	$(LOCK) --group fast -o requirements-fast.txt

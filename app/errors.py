@@ -1,0 +1,97 @@
+"""The one place that shapes error JSON."""
+
+import logging
+
+from flask import Flask, Response, current_app
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from app.database import is_unavailable
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = 1  # seconds; a phone that comes back later than this loses nothing
+
+TEXTS = {
+    404: "API endpoint does not exist",
+    405: "Method not allowed",
+    413: "Request entity too large",
+    415: "Unsupported media type",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
+
+
+class ApiError(HTTPException):
+    """An error whose body the API's contract spells out."""
+
+    def __init__(self, code: int, body: dict[str, object]):
+        super().__init__()
+        self.code = code
+        self.body = body
+
+
+def unauthorized() -> ApiError:
+    """Make the 401, which never says what is wrong with the credentials (design 1.1)."""
+    message = "You must be logged in to do this."
+    return ApiError(401, {"status": "error", "message": message})
+
+
+def not_found() -> ApiError:
+    """Make the 404 of a call whose thing is not there."""
+    return ApiError(404, {"success": False, "error": "Resource not found"})
+
+
+def invalid(message: str, error_type: str) -> ApiError:
+    """Make the 400 of a field, the way Rocket.Chat's Meteor.Error reads on the wire."""
+    return ApiError(
+        400, {"success": False, "error": f"{message} [{error_type}]", "errorType": error_type}
+    )
+
+
+class Unavailable(Exception):
+    """The service cannot do it now, through no fault of the caller's."""
+
+
+def _answer(code: int, body: dict[str, object]) -> Response:
+    response = current_app.json.response(body)
+    response.status_code = code
+    return response
+
+
+def _handle_http_exception(error: HTTPException) -> Response:
+    code = error.code or 500
+    if isinstance(error, ApiError):
+        return _answer(code, error.body)
+    text = TEXTS.get(code) or error.name
+    response = _answer(code, {"success": False, "error": text})
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _handle_validation_error(error: ValidationError) -> Response:
+    """Answer for the first field that failed; a field's messages are (text, error type) pairs."""
+    messages = error.normalized_messages()
+    text, error_type = next(iter(messages.values()))[0]
+    return _handle_http_exception(invalid(text, error_type))
+
+
+def _handle_exception(error: Exception) -> Response:
+    """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+    if isinstance(error, Unavailable) or is_unavailable(error):
+        log.warning("unavailable: %s", type(getattr(error, "orig", error)).__name__)
+        response = _answer(503, {"success": False, "error": TEXTS[503]})
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+        return response
+    # An SQL error repeats its parameters, push tokens and hashes: log its trace, not its text.
+    log.error("unexpected error", exc_info=error)
+    return _handle_http_exception(InternalServerError())
+
+
+def init_app(app: Flask) -> None:
+    """Have every error of the app answered in JSON."""
+    app.register_error_handler(HTTPException, _handle_http_exception)
+    app.register_error_handler(ValidationError, _handle_validation_error)
+    app.register_error_handler(Exception, _handle_exception)

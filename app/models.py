@@ -1,0 +1,108 @@
+"""The tables, and nothing that uses them: this module imports nothing of ours."""
+
+from datetime import datetime
+from typing import Annotated
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    true,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# COLLATE "C" because these are opaque identifiers: they compare by bytes, in the same order on
+# every server, and an operating system's new collation rules cannot corrupt their indexes.
+Opaque = Annotated[str, mapped_column(Text(collation="C"))]
+# Milliseconds, because that is what an answer shows: what an app reads is what is stored.
+Timestamp = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True, precision=3))]
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can name it too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+db = SQLAlchemy(model_class=Base)
+
+
+class UserSession(db.Model):  # type: ignore[name-defined,misc]
+    """A sign-in: whoever holds the auth token is this user until it ends."""
+
+    __tablename__ = "user_sessions"
+    __table_args__ = (
+        Index(None, "user_id"),
+        {"comment": "Who is signed in; a row's end takes its push tokens along."},
+    )
+
+    token_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, primary_key=True, comment="SHA-256 of the auth token; never the token."
+    )
+    user_id: Mapped[Opaque] = mapped_column(comment="Opaque id of a user who lives elsewhere.")
+    created_at: Mapped[Timestamp] = mapped_column(
+        server_default=func.now(), comment="When the session became known here."
+    )
+    expires_at: Mapped[Timestamp | None] = mapped_column(
+        comment="The session is over from here on; null: it never expires."
+    )
+    verified_at: Mapped[Timestamp | None] = mapped_column(
+        comment="When the identity provider last confirmed it; null: issued here."
+    )
+    can_sign_in: Mapped[bool] = mapped_column(
+        server_default=true(),
+        comment="False: only holds imported push tokens, nobody can sign in with it.",
+    )
+
+
+class PushToken(db.Model):  # type: ignore[name-defined,misc]
+    """A registration: under this push token, this user's device is reached."""
+
+    __tablename__ = "push_tokens"
+    __table_args__ = (
+        UniqueConstraint("app_name", "token"),
+        CheckConstraint("type IN ('apn', 'gcm')", name="type"),
+        Index(None, "user_id"),
+        Index(None, "session_hash"),
+        # No index on updated_at: a refresh changes nothing else, and as long as no index
+        # needs to know, PostgreSQL keeps it a heap-only (HOT) update.
+        {"comment": "Push tokens by app, and the user and session they belong to."},
+    )
+
+    id: Mapped[Opaque] = mapped_column(
+        primary_key=True, comment="The device's id: made here, or named by the app."
+    )
+    app_name: Mapped[Opaque] = mapped_column(comment="The app's name, as the app gives it.")
+    token: Mapped[Opaque] = mapped_column(
+        comment="The push token; APNs hex in lower case, everything else as it came."
+    )
+    type: Mapped[Opaque] = mapped_column(comment="The push service: apn (Apple) or gcm (Google).")
+    user_id: Mapped[Opaque] = mapped_column(comment="The user who signed in last on the device.")
+    session_hash: Mapped[bytes] = mapped_column(
+        ForeignKey(UserSession.token_hash, ondelete="CASCADE"),
+        comment="The session that registered it last and whose end removes it.",
+    )
+    enabled: Mapped[bool] = mapped_column(
+        server_default=true(), comment="Whether senders may use it."
+    )
+    created_at: Mapped[Timestamp] = mapped_column(
+        server_default=func.now(), comment="When the device was first registered."
+    )
+    updated_at: Mapped[Timestamp] = mapped_column(
+        server_default=func.now(), comment="When the device was last registered."
+    )

@@ -1,0 +1,47 @@
+"""What operators and load balancers ask."""
+
+from functools import cache
+
+from alembic.script import ScriptDirectory
+from flask import Blueprint, jsonify
+from flask.typing import ResponseReturnValue
+from sqlalchemy import column, select, table
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.config import ROOT
+from app.models import db
+
+bp = Blueprint("monitoring", __name__)
+
+ALEMBIC_VERSION = table("alembic_version", column("version_num"))
+
+
+@cache
+def code_revision() -> str | None:
+    """Return the newest migration that this code comes with."""
+    return ScriptDirectory(str(ROOT / "migrations")).get_current_head()
+
+
+@bp.get("/healthz")
+def healthz() -> ResponseReturnValue:
+    """Tell that the process lives. It touches nothing: a restart mends no database."""
+    return {"status": "ok"}
+
+
+@bp.get("/readyz")
+def readyz() -> ResponseReturnValue:
+    """Tell whether requests can be served: the database answers and is at the code's revision."""
+    try:
+        found = db.session.scalar(select(ALEMBIC_VERSION.c.version_num))
+    except (DBAPIError, PoolTimeout) as error:
+        if "UndefinedTable" not in repr(getattr(error, "orig", "")):
+            return _not_ready("the database does not answer")
+        found = None
+    if found != code_revision():
+        return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
+    return {"status": "ok", "revision": found}
+
+
+def _not_ready(reason: str) -> ResponseReturnValue:
+    return jsonify({"success": False, "error": reason}), 503

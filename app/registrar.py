@@ -1,0 +1,172 @@
+"""The hot path: registering a push token, for all who wait in this worker by one statement.
+
+A registration is one statement that authenticates (it joins the live session) and upserts, and a
+commit. What a commit costs, PostgreSQL's flush of its log and a round trip, it costs once for a
+hundred rows as for one. So whoever finds nobody writing writes for all who wait (a group commit)
+and then hands over to the first of those who came meanwhile. There is no timer: a lone request
+waits for nobody, and groups grow by themselves as the load does.
+
+Within a statement rows are locked in one order, sessions by token_hash and then registrations by
+(app_name, token), as every other writer does; so groups of several workers cannot deadlock. What
+still goes wrong for one member's sake, such as a row that somebody holds, is tried one by one.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from flask import Flask
+
+from app.database import RACES, Connection, is_broken, is_unavailable
+from app.errors import Unavailable
+from app.registration_sql import COLUMNS, REGISTER, fresh_id
+
+MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
+MAX_WAITING = 2000  # more would only wait to be too late
+
+
+class Registration(NamedTuple):
+    """What an app asks for, validated; the credentials are not checked yet."""
+
+    token_hash: bytes
+    user_id: str
+    app_name: str
+    token: str
+    type: str
+
+
+class _Waiter:
+    """A registration in the queue, and what became of it."""
+
+    __slots__ = ("deadline", "error", "leads", "ready", "registration", "row")
+
+    def __init__(self, registration: Registration, deadline: float):
+        self.registration = registration
+        self.deadline = deadline
+        self.ready = threading.Event()
+        self.leads = False
+        self.row: Mapping[str, Any] | None = None
+        self.error: Exception | None = Unavailable("not written")
+
+
+class Registrar:
+    """Writes the registrations of one process, over one connection of its own in autocommit."""
+
+    def __init__(self, connect: Callable[..., Connection], deadline: float):
+        self._connect = connect
+        self.patience = deadline
+        self._connection: Connection | None = None
+        self._mutex = threading.Lock()
+        self._waiting: list[_Waiter] = []
+        self._writing = False
+
+    def register(self, registration: Registration) -> Mapping[str, Any] | None:
+        """Store a registration durably and return its row, or None without a live session.
+
+        Raises Unavailable when too many wait already or the deadline has passed, and what
+        psycopg raises when the database cannot.
+        """
+        waiter = _Waiter(registration, time.monotonic() + self.patience)
+        with self._mutex:
+            if len(self._waiting) >= MAX_WAITING:
+                raise Unavailable("too many registrations wait")
+            self._waiting.append(waiter)
+            if not self._writing:
+                self._writing = waiter.leads = True
+        if not waiter.leads and not waiter.ready.wait(self.patience):
+            with self._mutex:
+                if waiter in self._waiting and not waiter.leads:
+                    self._waiting.remove(waiter)
+        if waiter.leads:
+            self._lead()
+        if waiter.error:
+            raise waiter.error
+        return waiter.row
+
+    def _lead(self) -> None:
+        """Write for all who wait, then hand over to the first who came meanwhile."""
+        with self._mutex:
+            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+        try:
+            self._write(group)
+        finally:
+            with self._mutex:
+                successor = self._waiting[0] if self._waiting else None
+                self._writing = successor is not None
+                if successor:
+                    successor.leads = True
+            if successor:
+                successor.ready.set()
+            for waiter in group:
+                waiter.ready.set()
+
+    def _write(self, group: Sequence[_Waiter]) -> None:
+        """Give every waiter its row or its error."""
+        try:
+            rows = self._execute(group)
+        except Exception as error:
+            # A broken connection is nobody's fault and fails for all.
+            if len(group) > 1 and self._connection:
+                for waiter in group:
+                    if time.monotonic() < waiter.deadline:
+                        self._write([waiter])
+                return
+            for waiter in group:
+                waiter.error = Unavailable(str(error)) if is_unavailable(error) else error
+            return
+        for place, waiter in enumerate(group, start=1):
+            waiter.row, waiter.error = rows.get(place), None
+
+    def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[str, Any]]:
+        """Write a group; return the rows by place, from 1, without those who are not signed in.
+
+        A connection found dead is replaced once, as registering twice is registering. Deadlocks
+        and unique violations are tried again until the first deadline.
+        """
+        asked = [waiter.registration for waiter in group]
+        parameters: dict[str, list[Any]] = dict(zip(COLUMNS, map(list, zip(*asked)), strict=False))
+        parameters["id"] = [fresh_id() for _ in asked]
+        spare = 1
+        while True:
+            if self._connection is None:
+                self._connection = self._connect(autocommit=True, prepare_threshold=0)
+            try:
+                rows = self._connection.execute(REGISTER, parameters).fetchall()
+            except RACES:
+                if time.monotonic() >= group[0].deadline:
+                    raise
+                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+            except psycopg.Error:
+                if not is_broken(self._connection):
+                    raise
+                self._connection.close()
+                self._connection = None
+                if not spare:
+                    raise
+                spare -= 1
+            else:
+                return {row[0]: self._view(asked[row[0] - 1], row) for row in rows}
+
+    @staticmethod
+    def _view(asked: Registration, row: Sequence[Any]) -> Mapping[str, Any]:
+        """Join what the database decided with what was asked, as it would read alone."""
+        _, id_, enabled, created_at, updated_at = row
+        return {
+            "id": id_,
+            "app_name": asked.app_name,
+            "token": asked.token,
+            "type": asked.type,
+            "user_id": asked.user_id,
+            "enabled": enabled,
+            "created_at": created_at,
+            "updated_at": updated_at,
+        }
+
+
+def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
+    """Give the app its registrar, `app.extensions["registrar"]`."""
+    deadline = app.config["SETTINGS"].request_deadline
+    app.extensions["registrar"] = Registrar(connect, deadline)

@@ -1,0 +1,87 @@
+"""`make run`: database, migrations, gunicorn and a curl to paste, until Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+from app import embedded
+from app.config import ROOT, Settings
+
+BIN = Path(sys.executable).parent
+
+CURL = """
+The registry listens on {url}. Register a push token:
+
+curl -s {url}/api/v1/push.token \\
+  -H 'X-User-Id: {userId}' -H 'X-Auth-Token: {authToken}' \\
+  -H 'Content-Type: application/json' \\
+  -d '{{"type":"gcm","value":"my-push-token","appName":"my-app"}}'
+
+Ctrl-C stops it.
+"""
+
+
+class Stop(Exception):
+    """Somebody asked us to end."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stop
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 (http, ours)
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _serve(url: str) -> int:
+    """Migrate, issue a demo session and serve; return gunicorn's exit status."""
+    subprocess.run([BIN / "alembic", "upgrade", "head"], cwd=ROOT, check=True)
+    issue = [BIN / "flask", "sessions", "issue", "demo"]
+    demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    command = [BIN / "gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
+    gunicorn = subprocess.Popen(command, cwd=ROOT)
+    try:
+        while gunicorn.poll() is None and not _is_ready(url):
+            time.sleep(0.1)
+        if gunicorn.poll() is None:
+            print(CURL.format(url=url, **demo), flush=True)
+        return gunicorn.wait()
+    finally:
+        # A second Ctrl-C must not leave anything running either.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if gunicorn.poll() is None:
+            gunicorn.terminate()
+        gunicorn.wait()
+
+
+def main() -> int:
+    """Run everything, and stop all that was started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)  # also where a shell without job control ignores SIGINT
+    settings = Settings.from_env()
+    try:
+        if not settings.database_url:
+            os.environ["DATABASE_URL"] = embedded.server.acquire()
+        return _serve(f"http://127.0.0.1:{settings.port}")
+    except Stop:
+        return 0
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    finally:
+        embedded.server.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

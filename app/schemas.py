@@ -1,0 +1,147 @@
+"""What comes in and what goes out, checked and shaped by marshmallow."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
+
+MAX_PUSH_TOKEN = 2048  # bytes of UTF-8; with MAX_APP_NAME it fits one unique index entry
+MAX_APP_NAME = 255
+MAX_USER_ID = 255
+MAX_DEVICE_ID = 64
+
+_HEX = re.compile(r"[0-9a-fA-F]+\Z")
+
+
+def is_storable(text: str, limit: int) -> bool:
+    """Tell whether PostgreSQL can hold the text and it has at most `limit` bytes of UTF-8."""
+    if len(text) > limit or "\0" in text:
+        return False
+    try:
+        return len(text.encode()) <= limit
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def canonical(push_token: str) -> str:
+    """Lower an all-hex APNs push token, the one kind whose case means nothing (domain.md 4)."""
+    return push_token.lower() if _HEX.match(push_token) else push_token
+
+
+class BodyParam(fields.Field[str]):
+    """A non-empty string of at most `limit` bytes, or the error of the call's documentation."""
+
+    def __init__(self, limit: int, *, error_type: str, **kwargs: Any):
+        super().__init__(required=True, **kwargs)
+        self.limit = limit
+        self.error_type = error_type
+
+    def _problem(self) -> ValidationError:
+        name = self.data_key or self.name
+        text = f'The required "{name}" body param is missing or invalid.'
+        return ValidationError([(text, self.error_type)])  # type: ignore[list-item]
+
+    def make_error(self, key: str, **kwargs: Any) -> ValidationError:
+        """Answer a missing and a null field like any other invalid one."""
+        return self._problem()
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not value or not is_storable(value, self.limit):
+            raise self._problem()
+        return value
+
+
+class DeviceType(BodyParam):
+    """`apn` or `gcm`, in exactly this spelling."""
+
+    def __init__(self) -> None:
+        super().__init__(3, error_type="error-type-param-not-valid")
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if value not in ("apn", "gcm"):
+            raise self._problem()
+        return str(value)
+
+
+class DeviceId(fields.Field[str | None]):
+    """The optional `id`: whatever JavaScript calls falsy counts as absent, as in Rocket.Chat."""
+
+    def __init__(self) -> None:
+        super().__init__(load_default=None, allow_none=True)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str | None:
+        if isinstance(value, str | bool | int | float) and not value:
+            return None
+        if not isinstance(value, str) or not is_storable(value, MAX_DEVICE_ID):
+            problem = ('The required "id" body param is invalid.', "error-id-param-not-valid")
+            raise ValidationError([problem])  # type: ignore[list-item]
+        return value
+
+
+class RegisterPushToken(Schema):
+    """The body of `POST push.token`; the fields in the order in which they are checked."""
+
+    class Meta:
+        """Take what is known and leave the rest, as Rocket.Chat does."""
+
+        unknown = EXCLUDE
+
+    device_id = DeviceId()
+    type = DeviceType()
+    token = BodyParam(
+        MAX_PUSH_TOKEN, data_key="value", error_type="error-token-param-not-valid"
+    )
+    app_name = BodyParam(
+        MAX_APP_NAME, data_key="appName", error_type="error-appName-param-not-valid"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields["device_id"].data_key = "id"
+
+    @post_load
+    def _canonical(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if data["type"] == "apn":
+            data["token"] = canonical(data["token"])
+        return data
+
+
+class RemovePushToken(Schema):
+    """The body, or the query, of `DELETE push.token`."""
+
+    class Meta:
+        """Take what is known and leave the rest."""
+
+        unknown = EXCLUDE
+
+    token = BodyParam(MAX_PUSH_TOKEN, error_type="error-token-param-not-valid")
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment as JavaScript does: UTC, three decimals, Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class PushTokenView(Schema):
+    """A registration as senders and apps read it; the keys in the documented order."""
+
+    token = fields.Function(lambda row: {row["type"]: row["token"]})
+    app_name = fields.String(data_key="appName")
+    user_id = fields.String(data_key="userId")
+    enabled = fields.Boolean()
+    created_at = fields.Function(lambda row: iso(row["created_at"]), data_key="createdAt")
+    updated_at = fields.Function(lambda row: iso(row["updated_at"]), data_key="updatedAt")
+    id = fields.String(data_key="_id")
+
+
+register_push_token = RegisterPushToken()
+remove_push_token = RemovePushToken()
+_push_token_view = PushTokenView()
+
+
+def dump_push_token(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Shape one registration, a mapping with the columns' names, for an answer."""
+    shaped: dict[str, Any] = _push_token_view.dump(row)
+    return shaped

@@ -16,7 +16,7 @@ $(BIN)/python:
 # One stamp a set of dependencies: `make run` needs no test tools. The C parser is built where
 # there is a compiler; gunicorn reads HTTP in Python where there is none.
 $(VENV)/%.installed: requirements-%.txt requirements-fast.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements-fast.txt 2>/dev/null || echo "No C compiler: HTTP is parsed in Python."
 	@touch $@

@@ -29,10 +29,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         embedded.binaries()
 
     app = Flask(__name__, static_folder=None)
-    app.json = bodies.OrjsonProvider(app)
     app.config.from_mapping(
         SETTINGS=settings,
-        MAX_CONTENT_LENGTH=bodies.MAX_BODY,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
     app.url_map.merge_slashes = False
@@ -40,6 +38,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     connect = database.connector(settings)
     database.init_app(app, connect)
     registrar.init_app(app, connect)
+    bodies.init_app(app)
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)
     app.register_blueprint(client_api.bp)

@@ -7,8 +7,6 @@ import click
 import orjson
 from flask import Flask, current_app
 from flask.cli import AppGroup
-from psycopg import OperationalError
-from sqlalchemy.exc import OperationalError as SqlOperationalError
 
 from app import sessions
 from app.auth import hash_secret

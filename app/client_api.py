@@ -1,5 +1,6 @@
 """The calls of the apps (design 1.1): one view a call."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, current_app, g, request
@@ -35,7 +36,7 @@ def register_push_token() -> Answer:
     asked = Registration(*g.credentials, **fields)
     registrar: Registrar = current_app.extensions["registrar"]
     if device_id is None:
-        row = registrar.register(asked)
+        row: Mapping[Any, Any] | None = registrar.register(asked)
     else:
         row = committed(lambda: register_device(asked, device_id), registrar.patience)
     if row is None:

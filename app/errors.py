@@ -2,9 +2,10 @@
 
 import logging
 
-from flask import Flask, Response, current_app
+from flask import Flask, current_app
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.sansio.response import Response
 
 from app.database import is_unavailable
 
@@ -49,7 +50,7 @@ def invalid(message: str, error_type: str) -> ApiError:
     )
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The service cannot do it now, through no fault of the caller's."""
 
 
@@ -73,14 +74,14 @@ def _handle_http_exception(error: HTTPException) -> Response:
 
 def _handle_validation_error(error: ValidationError) -> Response:
     """Answer for the first field that failed; a field's messages are (text, error type) pairs."""
-    messages = error.normalized_messages()
+    messages: dict[str, list[tuple[str, str]]] = error.normalized_messages()  # type: ignore[no-untyped-call]
     text, error_type = next(iter(messages.values()))[0]
     return _handle_http_exception(invalid(text, error_type))
 
 
 def _handle_exception(error: Exception) -> Response:
     """Answer 503 when the database is away, else 500; what happened goes to the log only."""
-    if isinstance(error, Unavailable) or is_unavailable(error):
+    if isinstance(error, UnavailableError) or is_unavailable(error):
         log.warning("unavailable: %s", type(getattr(error, "orig", error)).__name__)
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)

@@ -16,6 +16,8 @@ worker_connections = 1000
 timeout = 30
 graceful_timeout = 30
 keepalive = 5
+# A push token of 2,048 bytes in the query of a DELETE, percent-encoded, and its path.
+limit_request_line = 8190
 loglevel = settings.log_level
 # Its default is one path for all instances of a user.
 control_socket_disable = True

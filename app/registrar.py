@@ -21,7 +21,7 @@ import psycopg
 from flask import Flask
 
 from app.database import RACES, Connection, is_broken, is_unavailable
-from app.errors import Unavailable
+from app.errors import UnavailableError
 from app.registration_sql import COLUMNS, REGISTER, fresh_id
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
@@ -48,8 +48,8 @@ class _Waiter:
         self.deadline = deadline
         self.ready = threading.Event()
         self.leads = False
-        self.row: Mapping[str, Any] | None = None
-        self.error: Exception | None = Unavailable("not written")
+        self.row: Mapping[Any, Any] | None = None
+        self.error: Exception | None = UnavailableError("not written")
 
 
 class Registrar:
@@ -63,16 +63,16 @@ class Registrar:
         self._waiting: list[_Waiter] = []
         self._writing = False
 
-    def register(self, registration: Registration) -> Mapping[str, Any] | None:
+    def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
 
-        Raises Unavailable when too many wait already or the deadline has passed, and what
+        Raises UnavailableError when too many wait already or the deadline has passed, and what
         psycopg raises when the database cannot.
         """
         waiter = _Waiter(registration, time.monotonic() + self.patience)
         with self._mutex:
             if len(self._waiting) >= MAX_WAITING:
-                raise Unavailable("too many registrations wait")
+                raise UnavailableError("too many registrations wait")
             self._waiting.append(waiter)
             if not self._writing:
                 self._writing = waiter.leads = True
@@ -115,19 +115,20 @@ class Registrar:
                         self._write([waiter])
                 return
             for waiter in group:
-                waiter.error = Unavailable(str(error)) if is_unavailable(error) else error
+                waiter.error = UnavailableError(str(error)) if is_unavailable(error) else error
             return
         for place, waiter in enumerate(group, start=1):
             waiter.row, waiter.error = rows.get(place), None
 
-    def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[str, Any]]:
+    def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[Any, Any]]:
         """Write a group; return the rows by place, from 1, without those who are not signed in.
 
         A connection found dead is replaced once, as registering twice is registering. Deadlocks
         and unique violations are tried again until the first deadline.
         """
         asked = [waiter.registration for waiter in group]
-        parameters: dict[str, list[Any]] = dict(zip(COLUMNS, map(list, zip(*asked)), strict=False))
+        fields = zip(*asked, strict=True)
+        parameters = {name: list(field) for name, field in zip(COLUMNS, fields, strict=False)}
         parameters["id"] = [fresh_id() for _ in asked]
         spare = 1
         while True:
@@ -151,7 +152,7 @@ class Registrar:
                 return {row[0]: self._view(asked[row[0] - 1], row) for row in rows}
 
     @staticmethod
-    def _view(asked: Registration, row: Sequence[Any]) -> Mapping[str, Any]:
+    def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
         """Join what the database decided with what was asked, as it would read alone."""
         _, id_, enabled, created_at, updated_at = row
         return {

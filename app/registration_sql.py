@@ -1,9 +1,11 @@
 """The one statement of the hot path, compiled once from the models."""
 
 import secrets
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     ColumnElement,
     LargeBinary,
     Text,
@@ -50,7 +52,9 @@ def _register() -> str:
     Only places with a live session come back. Of several registrations of one push token the
     last one is written; all of them get its row.
     """
-    arrays = (bindparam(name, type_=ARRAY(type_)) for name, type_ in COLUMNS.items())
+    arrays: list[BindParameter[Any]] = [
+        bindparam(name, type_=ARRAY(type_)) for name, type_ in COLUMNS.items()
+    ]
     asked = (
         func.unnest(*arrays)
         .table_valued(*COLUMNS, with_ordinality="place")
@@ -114,16 +118,14 @@ def _register() -> str:
         .cte("written")
     ).c
     answer = (
-        select(
-            asked.place, written.id, written.enabled, written.created_at, written.updated_at
-        )
+        select(asked.place, written.id, written.enabled, written.created_at, written.updated_at)
         .join_from(asked.id.table, signed_in.user_id.table, is_signed_in)
         .join(
             written.id.table,
             and_(written.app_name == asked.app_name, written.token == asked.token),
         )
     )
-    return str(answer.compile(dialect=dialect()))
+    return str(answer.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 
 
 REGISTER = _register()

@@ -1,11 +1,21 @@
 """Registrations that name their device with an `id`: rarer, and more than one row at stake."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import BigInteger, and_, delete, func, insert, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY, array
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from app.models import PushToken, UserSession, db
 from app.push_tokens import VIEW
@@ -18,11 +28,11 @@ def _lock(*names: tuple[str, ...]) -> None:
     """Take transaction-level advisory locks on these names, in an order all callers share."""
     digests = (hashlib.sha256("\0".join(name).encode()).digest() for name in names)
     keys = sorted(int.from_bytes(digest[:8], signed=True) for digest in digests)
-    key = func.unnest(array(keys, type_=ARRAY(BigInteger))).column_valued("key")
+    key = func.unnest(bindparam("keys", keys, type_=ARRAY(BigInteger))).column_valued("key")
     db.session.execute(select(func.pg_advisory_xact_lock(key)))
 
 
-def register_device(asked: Registration, device_id: str) -> Mapping[str, Any] | None:
+def register_device(asked: Registration, device_id: str) -> RowMapping | None:
     """Register a push token of a device with an id; return its row, None without a live session.
 
     The rules are design 2.3: the push token's row wins over an unknown id; the caller's own id
@@ -37,9 +47,7 @@ def register_device(asked: Registration, device_id: str) -> Mapping[str, Any] | 
         return None
     _lock(("id", device_id), ("push token", asked.app_name, asked.token))
     key = tuple_(PushToken.app_name, PushToken.token)
-    this_push_token = and_(
-        PushToken.app_name == asked.app_name, PushToken.token == asked.token
-    )
+    this_push_token = and_(PushToken.app_name == asked.app_name, PushToken.token == asked.token)
     involved = select(*VIEW).where(or_(PushToken.id == device_id, this_push_token))
     rows = db.session.execute(involved.order_by(key).with_for_update()).mappings().all()
     named = next((row for row in rows if row["id"] == device_id), None)

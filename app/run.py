@@ -28,12 +28,8 @@ Ctrl-C stops it.
 """
 
 
-class Stop(Exception):
-    """Somebody asked us to end."""
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stop
+    raise KeyboardInterrupt
 
 
 def _is_ready(url: str) -> bool:
@@ -46,10 +42,10 @@ def _is_ready(url: str) -> bool:
 
 def _serve(url: str) -> int:
     """Migrate, issue a demo session and serve; return gunicorn's exit status."""
-    subprocess.run([BIN / "alembic", "upgrade", "head"], cwd=ROOT, check=True)
-    issue = [BIN / "flask", "sessions", "issue", "demo"]
+    subprocess.run([f"{BIN}/alembic", "upgrade", "head"], cwd=ROOT, check=True)
+    issue = [f"{BIN}/flask", "sessions", "issue", "demo"]
     demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
-    command = [BIN / "gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
+    command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
     gunicorn = subprocess.Popen(command, cwd=ROOT)
     try:
         while gunicorn.poll() is None and not _is_ready(url):
@@ -75,7 +71,7 @@ def main() -> int:
         if not settings.database_url:
             os.environ["DATABASE_URL"] = embedded.server.acquire()
         return _serve(f"http://127.0.0.1:{settings.port}")
-    except Stop:
+    except KeyboardInterrupt:
         return 0
     except subprocess.CalledProcessError as error:
         return error.returncode

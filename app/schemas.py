@@ -41,7 +41,7 @@ class BodyParam(fields.Field[str]):
     def _problem(self) -> ValidationError:
         name = self.data_key or self.name
         text = f'The required "{name}" body param is missing or invalid.'
-        return ValidationError([(text, self.error_type)])  # type: ignore[list-item]
+        return ValidationError([(text, self.error_type)])
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
         """Answer a missing and a null field like any other invalid one."""
@@ -76,7 +76,7 @@ class DeviceId(fields.Field[str | None]):
             return None
         if not isinstance(value, str) or not is_storable(value, MAX_DEVICE_ID):
             problem = ('The required "id" body param is invalid.', "error-id-param-not-valid")
-            raise ValidationError([problem])  # type: ignore[list-item]
+            raise ValidationError([problem])
         return value
 
 
@@ -90,9 +90,7 @@ class RegisterPushToken(Schema):
 
     device_id = DeviceId()
     type = DeviceType()
-    token = BodyParam(
-        MAX_PUSH_TOKEN, data_key="value", error_type="error-token-param-not-valid"
-    )
+    token = BodyParam(MAX_PUSH_TOKEN, data_key="value", error_type="error-token-param-not-valid")
     app_name = BodyParam(
         MAX_APP_NAME, data_key="appName", error_type="error-appName-param-not-valid"
     )
@@ -141,7 +139,7 @@ remove_push_token = RemovePushToken()
 _push_token_view = PushTokenView()
 
 
-def dump_push_token(row: Mapping[str, Any]) -> dict[str, Any]:
+def dump_push_token(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Shape one registration, a mapping with the columns' names, for an answer."""
     shaped: dict[str, Any] = _push_token_view.dump(row)
     return shaped

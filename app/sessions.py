@@ -3,8 +3,9 @@
 import hashlib
 import secrets
 from datetime import datetime, timedelta
+from typing import cast
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true
 
 from app import push_tokens
 from app.models import PushToken, UserSession, db
@@ -29,14 +30,14 @@ def is_live(token_hash: bytes, user_id: str) -> bool:
 def issue(user_id: str, days: int) -> tuple[str, datetime]:
     """Sign a user in for `days` days; return the auth token (43 characters) and its end (UTC)."""
     auth_token = secrets.token_urlsafe(32)
-    user_session = UserSession(
+    user_session = insert(UserSession).values(
         token_hash=hashlib.sha256(auth_token.encode()).digest(),
         user_id=user_id,
         expires_at=func.now() + timedelta(days=days),
     )
-    db.session.add(user_session)
-    db.session.flush()  # so that the database says when it ends
-    return auth_token, user_session.expires_at
+    # The database says when it ends: its clock is the one that will judge.
+    ends = db.session.scalars(user_session.returning(UserSession.expires_at)).one()
+    return auth_token, cast(datetime, ends)
 
 
 def end(which: ColumnElement[bool]) -> tuple[int, int]:

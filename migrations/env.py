@@ -26,7 +26,8 @@ def run_online() -> None:
     """Migrate the database of the settings, or the one whose connection a test hands over."""
     settings = Settings.from_env()
     database.check_url(settings)
-    engine = create_engine("postgresql+psycopg://", creator=database.connector(settings, batch=True))
+    connect = database.connector(settings, batch=True)
+    engine = create_engine("postgresql+psycopg://", creator=connect)
     try:
         with engine.connect() as connection:
             # The lock first: lock_timeout would cut the wait for the other deployer short.

@@ -86,6 +86,12 @@ class Registrar:
             raise waiter.error
         return waiter.row
 
+    def close(self) -> None:
+        """Close the connection; the next registration opens another."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
     def _lead(self) -> None:
         """Write for all who wait, then hand over to the first who came meanwhile."""
         with self._mutex:

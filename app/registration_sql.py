@@ -16,6 +16,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
@@ -85,7 +86,7 @@ def _register() -> str:
             func.now(),
         )
         .join_from(asked.id.table, signed_in.user_id.table, is_signed_in)
-        .distinct(*key)
+        .ext(distinct_on(*key))
         .order_by(*key, asked.place.desc())
     )
     row = upsert(PushToken).from_select(

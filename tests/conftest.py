@@ -1,8 +1,11 @@
-"""One migrated database for the run, empty again after each test; requests go through HTTP."""
+"""One migrated database for the run, emptied after each test; requests go through HTTP.
+
+Everything commits for real, as the hot path does by itself: no savepoint could take that back.
+"""
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -11,12 +14,28 @@ from alembic.config import Config
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
 
 from app import create_app, embedded
 from app.config import ROOT, Settings
 from app.models import db
-from tests.factories import Caller, make_caller
+from tests.factories import Caller, Database
+
+
+def uri(base: str, **changes: str) -> str:
+    """Return a libpq URI like `base` with other parameters."""
+    parameters = {**conninfo_to_dict(base), **changes}
+    dbname = parameters.pop("dbname")
+    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in parameters.items())
+    return f"postgresql:///{dbname}?{query}"
+
+
+def migrate(url: str, verb: str, *arguments: str) -> None:
+    """Run an alembic command on a database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        getattr(command, verb)(Config(toml_file=ROOT / "pyproject.toml"), *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -27,37 +46,72 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def database_url(server_url: str) -> Iterator[str]:
-    """A migrated database of this run's own, in the form of a URI."""
-    name = f"test_{secrets.token_hex(6)}"
-    create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+def new_database(server_url: str) -> Iterator[object]:
+    """A function that makes an empty database and returns its URI; all go at the end."""
+    made = []
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(create)
-        url = uri(server_url, dbname=name)
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("DATABASE_URL", url)
-                migrate("upgrade", "head")
-            yield url
-        finally:
+
+        def make() -> str:
+            name = f"test_{secrets.token_hex(6)}"
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            made.append(name)
+            return uri(server_url, dbname=name)
+
+        yield make
+        for name in made:
+            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
             connection.execute(drop)
 
 
-def uri(base: str, **changes: str) -> str:
-    """A libpq URI like `base` with other parameters."""
-    parameters = conninfo_to_dict(base) | changes
-    dbname = parameters.pop("dbname")
-    query = "&".join(f"{k}={psycopg_quote(str(v))}" for k, v in parameters.items())
-    return f"postgresql:///{dbname}?{query}"
+@pytest.fixture(scope="session")
+def database_url(new_database) -> str:
+    """The URI of a migrated database of this run's own."""
+    url = new_database()
+    migrate(url, "upgrade", "head")
+    return url
 
 
-def psycopg_quote(value: str) -> str:
-    from urllib.parse import quote
+@pytest.fixture(scope="session")
+def app(database_url: str) -> Iterator[Flask]:
+    """The service on that database."""
+    app = create_app(Settings(database_url=database_url, database_pool_size=20))
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+    app.extensions["registrar"].close()
 
-    return quote(value, safe="")
+
+@pytest.fixture(scope="session")
+def owner(database_url: str) -> Iterator[Database]:
+    """The tests' own connection, for what no call of ours does."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        yield Database(connection)
 
 
-def migrate(verb: str, *arguments: str) -> None:
-    """Run an alembic command on the database of DATABASE_URL."""
-    getattr(command, verb)(Config(toml_file=ROOT / "pyproject.toml"), *arguments)
+@pytest.fixture(autouse=True)
+def database(owner: Database) -> Iterator[Database]:
+    """The database, empty before each test."""
+    yield owner
+    owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> FlaskCliRunner:
+    return app.test_cli_runner()
+
+
+@pytest.fixture
+def alice(database: Database) -> Caller:
+    """A signed-in user."""
+    return database.sign_in("alice")
+
+
+@pytest.fixture
+def bob(database: Database) -> Caller:
+    """Another one."""
+    return database.sign_in("bob")

@@ -32,7 +32,6 @@ check: $(VENV)/dev.installed ## Run everything that a change must pass
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov --cov-report=term
-	$(BIN)/python -m app.check_migrations
 
 format: $(VENV)/dev.installed ## Format the code
 	$(BIN)/ruff check --fix

@@ -1,9 +1,12 @@
 """The one place that shapes error JSON."""
 
 import logging
+import traceback
 
+import psycopg
 from flask import Flask, current_app
 from marshmallow import ValidationError
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.sansio.response import Response
 
@@ -86,8 +89,18 @@ def _handle_exception(error: Exception) -> Response:
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
-    # An SQL error repeats its parameters, push tokens and hashes: log its trace, not its text.
-    log.error("unexpected error", exc_info=error)
+    if isinstance(error, DBAPIError | psycopg.Error):
+        # Its text repeats rows and parameters, push tokens and hashes among them.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error(
+            "database error %s %s\n%s",
+            type(cause).__name__,
+            getattr(cause, "sqlstate", None),
+            where,
+        )
+    else:
+        log.error("unexpected error", exc_info=error)
     return _handle_http_exception(InternalServerError())
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.config import ROOT
+from app.errors import RETRY_AFTER
 from app.models import db
 
 bp = Blueprint("monitoring", __name__)
@@ -44,4 +45,4 @@ def readyz() -> ResponseReturnValue:
 
 
 def _not_ready(reason: str) -> ResponseReturnValue:
-    return jsonify({"success": False, "error": reason}), 503
+    return jsonify({"success": False, "error": reason}), 503, {"Retry-After": str(RETRY_AFTER)}

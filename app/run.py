@@ -1,7 +1,6 @@
 """`make run`: database, migrations, gunicorn and a curl to paste, until Ctrl-C."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def main() -> int:
     settings = Settings.from_env()
     try:
         if not settings.database_url:
-            os.environ["DATABASE_URL"] = embedded.server.acquire()
+            embedded.server.acquire()  # so that it runs through, from one command to the next
         return _serve(f"http://127.0.0.1:{settings.port}")
     except KeyboardInterrupt:
         return 0

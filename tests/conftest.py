@@ -4,7 +4,7 @@ Everything commits for real, as the hot path does by itself: no savepoint could 
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import psycopg
@@ -76,6 +76,25 @@ def app(database_url: str) -> Iterator[Flask]:
     """The service on that database."""
     app = create_app(Settings(database_url=database_url, database_pool_size=20))
     yield app
+    close(app)
+
+
+@pytest.fixture
+def new_app() -> Iterator[Callable[..., Flask]]:
+    """A function that makes the service from other settings."""
+    made: list[Flask] = []
+
+    def make(**settings: object) -> Flask:
+        made.append(create_app(Settings(**settings)))
+        return made[-1]
+
+    yield make
+    for app in made:
+        close(app)
+
+
+def close(app: Flask) -> None:
+    """Close the service's connections."""
     with app.app_context():
         db.engine.dispose()
     app.extensions["registrar"].close()

@@ -21,6 +21,7 @@ from app import create_app, embedded
 from app.config import ROOT, Settings
 from app.models import db
 from tests.factories import Caller, Database
+from tests.live import Live, serve
 
 
 def uri(base: str, **changes: str) -> str:
@@ -112,6 +113,13 @@ def database(owner: Database) -> Iterator[Database]:
     """The database, empty before each test."""
     yield owner
     owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
+
+
+@pytest.fixture(scope="session")
+def live(database_url: str) -> Iterator[Live]:
+    """The service as operators run it, for what only a real server shows."""
+    with serve(database_url) as live:
+        yield live
 
 
 @pytest.fixture

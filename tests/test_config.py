@@ -75,8 +75,8 @@ def test_every_entry_says_it_in_one_line(command, variable, value, monkeypatch):
 
 
 def test_the_readme_lists_every_setting_with_its_default():
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", (ROOT / "README.md").read_text(), re.M)
-    shown = {name: default.strip("`") for name, default in rows}
+    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*?)\|", (ROOT / "README.md").read_text(), re.M)
+    shown = {name: default.strip(" `") for name, default in rows}
     expected = {
         setting.name.upper(): "" if setting.default is None else str(setting.default)
         for setting in fields(Settings)

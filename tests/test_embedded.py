@@ -119,6 +119,15 @@ def test_ctrl_c_reaches_the_user_and_not_the_server(folder):
     leave(other)
 
 
+def test_it_runs_from_a_folder_that_only_its_owner_may_enter(folder, monkeypatch):
+    programs = folder.parent / "bin"
+    programs.symlink_to(embedded.binaries())
+    monkeypatch.setattr(embedded, "binaries", lambda: programs)
+    server = embedded.Server(folder)
+    assert answers(server.acquire())
+    server.release()
+
+
 def test_without_the_wheel_an_unset_url_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as error:

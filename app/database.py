@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from flask import Flask
+from flask import Flask, current_app
 from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
@@ -123,19 +123,18 @@ def is_unavailable(error: BaseException) -> bool:
     )
 
 
-def committed(verb: Callable[[], T], patience: float) -> T:
-    """Run a verb that may be run again, commit, and return what it returned.
+def retrying(verb: Callable[[], T]) -> T:
+    """Run a verb that may be run again, and return what it returned.
 
-    Deadlocks and unique violations go again with jitter for `patience` seconds, a lost
-    connection goes again once.
+    Deadlocks and unique violations go again with jitter until the request's deadline. A lost
+    connection goes again once: it is how a restarted database is noticed, without asking every
+    connection whether it lives before each use.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + current_app.config["SETTINGS"].request_deadline
     spare = 1
     while True:
         try:
-            result = verb()
-            db.session.commit()
-            return result
+            return verb()
         except DBAPIError as error:
             db.session.rollback()
             if isinstance(error.orig, RACES) and time.monotonic() < deadline:
@@ -144,3 +143,14 @@ def committed(verb: Callable[[], T], patience: float) -> T:
                 spare -= 1
             else:
                 raise
+
+
+def committed(verb: Callable[[], T]) -> T:
+    """Run a verb that may be run again, commit, and return what it returned; see `retrying`."""
+
+    def verb_and_commit() -> T:
+        result = verb()
+        db.session.commit()
+        return result
+
+    return retrying(verb_and_commit)

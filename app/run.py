@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from app import embedded
-from app.config import ROOT, Settings
+from app.config import ROOT, ConfigError, Settings
 
 BIN = Path(sys.executable).parent
 
@@ -37,6 +38,16 @@ def _is_ready(url: str) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _check_port(port: int) -> None:
+    """End with one line when somebody listens there already, whose answers we would show."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError("PORT", f"{port} cannot be used: {error.strerror}") from None
 
 
 def _serve(url: str) -> int:
@@ -66,6 +77,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # also where a shell without job control ignores SIGINT
     settings = Settings.from_env()
+    _check_port(settings.port)
     try:
         if not settings.database_url:
             embedded.server.acquire()  # so that it runs through, from one command to the next

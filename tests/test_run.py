@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,24 @@ def test_it_prints_a_curl_that_stores_and_stops_all_it_started(new_database, dat
     while processes_of(process.pid):
         assert time.monotonic() < deadline, processes_of(process.pid)
         time.sleep(0.05)
+
+
+def test_a_port_in_use_is_one_line(database_url):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "app.run"],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database_url, "PORT": port},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    expected = f"push-token-registry: PORT {port} cannot be used: Address already in use\n"
+    assert done.stderr == expected
 
 
 def processes_of(session: int) -> list[str]:

@@ -59,6 +59,14 @@ def test_what_cannot_be_meant_changes_nothing(runner, database, arguments):
     assert len(database.rows("SELECT 1 FROM user_sessions")) == 1
 
 
+def test_a_database_that_is_away_is_one_line(new_app, tmp_path):
+    runner = new_app(database_url=f"postgresql:///x?host={tmp_path}").test_cli_runner()
+    result = runner.invoke(args=["sessions", "issue", "alice"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: the database cannot do it now: ")
+    assert "Traceback" not in result.stderr
+
+
 def test_revoke_all_ends_every_session_of_the_user(runner, client, database, bob):
     for _ in range(2):
         alice = database.sign_in("alice")

@@ -56,7 +56,8 @@ def _serve(url: str) -> int:
     issue = [f"{BIN}/flask", "sessions", "issue", "demo"]
     demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
-    gunicorn = subprocess.Popen(command, cwd=ROOT)
+    # In a group of its own: Ctrl-C is for us, and gunicorn is stopped gracefully.
+    gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0)
     try:
         while gunicorn.poll() is None and not _is_ready(url):
             time.sleep(0.1)

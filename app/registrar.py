@@ -76,10 +76,8 @@ class Registrar:
             self._waiting.append(waiter)
             if not self._writing:
                 self._writing = waiter.leads = True
-        if not waiter.leads and not waiter.ready.wait(self.patience):
-            with self._mutex:
-                if waiter in self._waiting and not waiter.leads:
-                    self._waiting.remove(waiter)
+        if not waiter.leads:
+            self._wait(waiter)
         if waiter.leads:
             self._lead()
         if waiter.error:
@@ -92,6 +90,23 @@ class Registrar:
             self._connection.close()
             self._connection = None
 
+    def _wait(self, waiter: _Waiter) -> None:
+        """Wait until the row is written, the turn to lead has come or the deadline has passed."""
+        try:
+            if waiter.ready.wait(self.patience):
+                return
+        except BaseException:  # the worker ends; whoever is left still wants to be written
+            with self._mutex:
+                leads = waiter.leads
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+            if leads:
+                self._hand_over()
+            raise
+        with self._mutex:
+            if waiter in self._waiting and not waiter.leads:
+                self._waiting.remove(waiter)
+
     def _lead(self) -> None:
         """Write for all who wait, then hand over to the first who came meanwhile."""
         with self._mutex:
@@ -99,15 +114,19 @@ class Registrar:
         try:
             self._write(group)
         finally:
-            with self._mutex:
-                successor = self._waiting[0] if self._waiting else None
-                self._writing = successor is not None
-                if successor:
-                    successor.leads = True
-            if successor:
-                successor.ready.set()
+            self._hand_over()
             for waiter in group:
                 waiter.ready.set()
+
+    def _hand_over(self) -> None:
+        """Let the first who waits write next; nobody, if nobody does."""
+        with self._mutex:
+            successor = self._waiting[0] if self._waiting else None
+            self._writing = successor is not None
+            if successor:
+                successor.leads = True
+        if successor:
+            successor.ready.set()
 
     def _write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
@@ -149,11 +168,13 @@ class Registrar:
             except psycopg.Error:
                 if not is_broken(self._connection):
                     raise
-                self._connection.close()
-                self._connection = None
+                self.close()
                 if not spare:
                     raise
                 spare -= 1
+            except BaseException:  # interrupted: an answer may still be under way on it
+                self.close()
+                raise
             else:
                 return {row[0]: self._view(asked[row[0] - 1], row) for row in rows}
 

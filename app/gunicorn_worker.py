@@ -27,6 +27,18 @@ def write_json_error(client: socket.socket, status: int, reason: str, _: str) ->
 util.write_error = write_json_error
 
 
+class _Answer:
+    """A socket that keeps what is to be sent, so that head and body go in one system call."""
+
+    def __init__(self, sock: Any):
+        self._sock = sock
+        self.parts: list[bytes] = []
+        self.sendall = self.parts.append
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
 class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
     """A gevent worker with that error page, whose clients see the answer to a refused body."""
 
@@ -36,8 +48,12 @@ class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
         A socket that is closed with bytes unread resets the connection, and the client may never
         see the 401 or 413 that it was sent.
         """
+        answer = _Answer(sock)
         try:
-            super().handle_request(listener, req, sock, addr)
+            super().handle_request(listener, req, answer, addr)
         finally:
-            with gevent.Timeout(1, False), suppress(OSError, ParseException):
-                req.body.read(MAX_UNREAD)
+            if answer.parts:
+                sock.sendall(b"".join(answer.parts))
+            if req.should_close():
+                with gevent.Timeout(1, False), suppress(OSError, ParseException):
+                    req.body.read(MAX_UNREAD)

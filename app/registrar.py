@@ -84,6 +84,16 @@ class Registrar:
             raise waiter.error
         return waiter.row
 
+    def _open(self) -> Connection:
+        """Connect, and have the statement planned once.
+
+        PostgreSQL would plan it anew for each group, as it sees how few elements the arrays have
+        and takes that for a chance; it took 0.3 ms of a lone registration's 0.4 in the database.
+        """
+        connection = self._connect(autocommit=True, prepare_threshold=0)
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        return connection
+
     def close(self) -> None:
         """Close the connection; the next registration opens another."""
         if self._connection:
@@ -158,7 +168,7 @@ class Registrar:
         spare = 1
         while True:
             if self._connection is None:
-                self._connection = self._connect(autocommit=True, prepare_threshold=0)
+                self._connection = self._open()
             try:
                 rows = self._connection.execute(REGISTER, parameters).fetchall()
             except RACES:

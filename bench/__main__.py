@@ -22,6 +22,7 @@ from bench import rig
 from bench.bare import STATEMENT
 
 PGBENCH_CLIENTS = 16
+SETTLE = 1  # seconds of load that do not count
 
 
 def measure(
@@ -30,7 +31,7 @@ def measure(
     """Load one target once; return its figures, and stop if what was acknowledged is missing."""
     url, pid, connections = target
     connection, postmaster = database
-    rig.wrk(url, known, connections, 1, args.new)
+    rig.wrk(url, known, connections, SETTLE, args.new)
     before = counters(connection)
     cpu = rig.cpu_seconds(pid), rig.cpu_seconds(postmaster)
     result = rig.wrk(url, known, connections, args.seconds, args.new)
@@ -50,16 +51,16 @@ def measure(
 
 def counters(connection: psycopg.Connection) -> dict[str, int]:
     """Return how many rows there are and how much WAL was written."""
-    query = (
-        "SELECT (SELECT count(*) FROM push_tokens), pg_current_wal_lsn() - '0/0'::pg_lsn"
-    )
+    query = "SELECT (SELECT count(*) FROM push_tokens), pg_current_wal_lsn() - '0/0'::pg_lsn"
     rows, wal = connection.execute(query).fetchone()
     return {"rows": rows, "wal": int(wal)}
 
 
 def pgbench(url: str, rows: int, seconds: float, folder: Path) -> dict[str, float]:
     """Run the bare statement by pgbench, half new and half known push tokens."""
-    parts = [f"encode(sha256(convert_to('{part} ' || :number, 'UTF8')), 'hex')" for part in range(3)]
+    parts = [
+        f"encode(sha256(convert_to('{part} ' || :number, 'UTF8')), 'hex')" for part in range(3)
+    ]
     values = {
         "hash": "sha256(convert_to(lpad((:user)::text, 43, '0'), 'UTF8'))",
         "user": "'user' || :user",
@@ -150,7 +151,9 @@ def main() -> None:
         c: max(medians[f"bare {kind} {c}"]["per_second"] for kind in ("gevent", "gthread"))
         for c in (1, 16, 64)
     }
-    print("\nmedians, and requests/s as a ratio to bare WSGI at as many connections and to pgbench")
+    print(
+        "\nmedians, and requests/s as a ratio to bare WSGI at as many connections and to pgbench"
+    )
     for name, figure in medians.items():
         connections = name.rpartition(" ")[2]
         if connections.isdigit():

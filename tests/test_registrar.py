@@ -216,16 +216,18 @@ def test_a_lost_connection_is_replaced_once(registrar, gates, alice, database):
 
 
 def test_and_only_once(registrar, gates, alice, database):
-    def lose_each(**kwargs):
-        connection = gates.connect(**kwargs)
+    open_one = registrar._open
+
+    def lose_each():
+        connection = open_one()
         database.execute("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
         return connection
 
-    registrar._connect = lose_each
+    registrar._open = lose_each
     with pytest.raises(UnavailableError):
         registrar.register(asked(alice, "a"))
     assert len(gates.connections) == 2
-    registrar._connect = gates.connect
+    registrar._open = open_one
     assert registrar.register(asked(alice, "a"))
 
 

@@ -112,15 +112,26 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether the database is away, overloaded, full or read-only: not the caller's fault.
 
     The classes are PostgreSQL's (appendix A of its manual): 08, 53, 55, 57 and 40 arrive as
-    OperationalError; 25 is what a standby answers to a write during a failover.
+    OperationalError; 25 is what a standby answers to a write during a failover. A unique
+    violation gets here only when it was met again and again until the deadline.
     """
     if isinstance(error, PoolTimeout):
         return True
     if isinstance(error, DBAPIError):
         error = error.orig or error
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or (
+    away = (psycopg.OperationalError, psycopg.InterfaceError, *RACES)
+    return isinstance(error, away) or (
         isinstance(error, psycopg.InternalError) and (error.sqlstate or "").startswith("25")
     )
+
+
+def may_be_one_rows_fault(error: BaseException) -> bool:
+    """Tell whether a statement of many rows that failed could work for the others.
+
+    Not when the database is away; but when it waited too long for a lock or refused a row.
+    """
+    waited = (errors.LockNotAvailable, errors.QueryCanceled, *RACES)
+    return isinstance(error, waited) or not is_unavailable(error)
 
 
 def committed(verb: Callable[[], T], patience: float) -> T:

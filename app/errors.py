@@ -82,7 +82,9 @@ def _handle_validation_error(error: ValidationError) -> Response:
 def _handle_exception(error: Exception) -> Response:
     """Answer 503 when the database is away, else 500; what happened goes to the log only."""
     if isinstance(error, UnavailableError) or is_unavailable(error):
-        log.warning("unavailable: %s", type(getattr(error, "orig", error)).__name__)
+        ours = isinstance(error, UnavailableError)
+        reason = str(error) if ours else type(getattr(error, "orig", error)).__name__
+        log.warning("unavailable: %s", reason)
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response

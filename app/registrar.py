@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import psycopg
 from flask import Flask
 
-from app.database import RACES, Connection, is_broken, is_unavailable
+from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
-from app.registration_sql import COLUMNS, REGISTER, fresh_id
+from app.registration_sql import COLUMNS, PLAN, REGISTER, fresh_id
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 MAX_WAITING = 2000  # more would only wait to be too late
@@ -76,12 +76,16 @@ class Registrar:
             self._waiting.append(waiter)
             if not self._writing:
                 self._writing = waiter.leads = True
-        if not waiter.leads and not waiter.ready.wait(self.patience):
-            with self._mutex:
-                if waiter in self._waiting and not waiter.leads:
-                    self._waiting.remove(waiter)
-        if waiter.leads:
-            self._lead()
+        try:
+            if not waiter.leads:
+                waiter.ready.wait(self.patience)
+        finally:
+            # Also when this thread or greenlet is killed while it waits: everybody behind it
+            # would wait for ever if the one who was to lead did not.
+            if not waiter.ready.is_set():
+                self._give_up(waiter)
+            if waiter.leads:
+                self._lead()
         if waiter.error:
             raise waiter.error
         return waiter.row
@@ -91,6 +95,12 @@ class Registrar:
         if self._connection:
             self._connection.close()
             self._connection = None
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Leave the queue, unless a group with this waiter is being written or it has to lead."""
+        with self._mutex:
+            if waiter in self._waiting and not waiter.leads:
+                self._waiting.remove(waiter)
 
     def _lead(self) -> None:
         """Write for all who wait, then hand over to the first who came meanwhile."""
@@ -104,6 +114,7 @@ class Registrar:
                 self._writing = successor is not None
                 if successor:
                     successor.leads = True
+            # The successor first: the database works while the others answer.
             if successor:
                 successor.ready.set()
             for waiter in group:
@@ -114,63 +125,80 @@ class Registrar:
         try:
             rows = self._execute(group)
         except Exception as error:
-            # A broken connection is nobody's fault and fails for all.
-            if len(group) > 1 and self._connection:
+            if len(group) == 1 or not (self._connection and may_be_one_rows_fault(error)):
                 for waiter in group:
-                    if time.monotonic() < waiter.deadline:
-                        self._write([waiter])
-                return
-            for waiter in group:
-                waiter.error = UnavailableError(str(error)) if is_unavailable(error) else error
-            return
-        for place, waiter in enumerate(group, start=1):
-            waiter.row, waiter.error = rows.get(place), None
+                    waiter.error = _own(error)
+            else:
+                self._write_one_by_one(group)
+        else:
+            for place, waiter in enumerate(group, start=1):
+                waiter.row, waiter.error = rows.get(place), None
+
+    def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
+        """Write a group that failed as one, as long as there is a connection and time."""
+        for waiter in group:
+            if self._connection and time.monotonic() < waiter.deadline:
+                self._write([waiter])
 
     def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[Any, Any]]:
         """Write a group; return the rows by place, from 1, without those who are not signed in.
 
         A connection found dead is replaced once, as registering twice is registering. Deadlocks
-        and unique violations are tried again until the first deadline.
+        and unique violations are tried again. Both end at the deadline of the first.
         """
         asked = [waiter.registration for waiter in group]
         fields = zip(*asked, strict=True)
         parameters = {name: list(field) for name, field in zip(COLUMNS, fields, strict=False)}
-        parameters["id"] = [fresh_id() for _ in asked]
         spare = 1
         while True:
-            if self._connection is None:
-                self._connection = self._connect(autocommit=True, prepare_threshold=0)
+            parameters["id"] = [fresh_id() for _ in asked]
             try:
-                rows = self._connection.execute(REGISTER, parameters).fetchall()
-            except RACES:
-                if time.monotonic() >= group[0].deadline:
-                    raise
-                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
-            except psycopg.Error:
-                if not is_broken(self._connection):
-                    raise
-                self._connection.close()
-                self._connection = None
-                if not spare:
+                rows = self._connected().execute(REGISTER, parameters).fetchall()
+            except psycopg.Error as error:
+                too_late = time.monotonic() >= group[0].deadline
+                if isinstance(error, RACES) and not too_late:
+                    time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+                    continue
+                lost = self._connection and is_broken(self._connection)
+                if lost:
+                    self.close()
+                if not lost or not spare or too_late:
                     raise
                 spare -= 1
+            except BaseException:
+                # Killed in the middle of it: nobody knows what the connection is about to say.
+                self.close()
+                raise
             else:
-                return {row[0]: self._view(asked[row[0] - 1], row) for row in rows}
+                return {row[0]: _view(asked[row[0] - 1], row) for row in rows}
 
-    @staticmethod
-    def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
-        """Join what the database decided with what was asked, as it would read alone."""
-        _, id_, enabled, created_at, updated_at = row
-        return {
-            "id": id_,
-            "app_name": asked.app_name,
-            "token": asked.token,
-            "type": asked.type,
-            "user_id": asked.user_id,
-            "enabled": enabled,
-            "created_at": created_at,
-            "updated_at": updated_at,
-        }
+    def _connected(self) -> Connection:
+        """Return the connection, opened where there is none."""
+        if self._connection is None:
+            self._connection = self._connect(autocommit=True, prepare_threshold=0)
+            for setting in PLAN:
+                self._connection.execute(setting, prepare=False)
+        return self._connection
+
+
+def _own(error: Exception) -> Exception:
+    """Give one of several waiters an exception that it alone raises."""
+    return UnavailableError(type(error).__name__) if is_unavailable(error) else error
+
+
+def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
+    """Join what the database decided with what was asked, as it would read alone."""
+    _, id_, enabled, created_at, updated_at = row
+    return {
+        "id": id_,
+        "app_name": asked.app_name,
+        "token": asked.token,
+        "type": asked.type,
+        "user_id": asked.user_id,
+        "enabled": enabled,
+        "created_at": created_at,
+        "updated_at": updated_at,
+    }
 
 
 def init_app(app: Flask, connect: Callable[..., Connection]) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from flask import g, request
 
 from app import errors, sessions
+from app.database import retrying
 from app.schemas import MAX_USER_ID, is_storable
 
 
@@ -40,5 +41,5 @@ def require_credentials() -> None:
 def require_session() -> None:
     """Let only live sessions in, as `g.credentials`; 401 for everybody else."""
     require_credentials()
-    if not sessions.is_live(*g.credentials):
+    if not retrying(lambda: sessions.is_live(*g.credentials)):
         raise errors.unauthorized()

@@ -10,10 +10,26 @@ from flask.cli import AppGroup
 
 from app import sessions
 from app.auth import hash_secret
+from app.database import is_unavailable
 from app.models import UserSession, db
 from app.schemas import MAX_USER_ID, is_storable, iso
 
-sessions_group = AppGroup("sessions", help="Who is signed in.")
+
+class Commands(AppGroup):
+    """A group of commands that say in one line that the database is away."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; exit status 1 when the database cannot."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            cause = getattr(error, "orig", error)
+            raise click.ClickException(f"the database cannot do it now: {cause}") from None
+
+
+sessions_group = Commands("sessions", help="Who is signed in.")
 
 
 class UserId(click.ParamType[str]):
@@ -60,10 +76,6 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
     ended, removed = sessions.end(which)
     db.session.commit()
     _say(sessions=ended, tokens=removed)
-
-
-class Commands(AppGroup):
-    """Commands that say in one line that the database is away."""
 
 
 def init_app(app: Flask) -> None:

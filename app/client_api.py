@@ -10,7 +10,7 @@ from app import errors, push_tokens, schemas, sessions
 from app.auth import require_credentials, require_session
 from app.bodies import body_fields, query_fields
 from app.database import committed
-from app.models import UserSession, db
+from app.models import UserSession
 from app.registrar import Registrar, Registration
 from app.rotation import register_device
 
@@ -34,11 +34,11 @@ def register_push_token() -> Answer:
         raise
     device_id = fields.pop("device_id")
     asked = Registration(*g.credentials, **fields)
-    registrar: Registrar = current_app.extensions["registrar"]
     if device_id is None:
+        registrar: Registrar = current_app.extensions["registrar"]
         row: Mapping[Any, Any] | None = registrar.register(asked)
     else:
-        row = committed(lambda: register_device(asked, device_id), registrar.patience)
+        row = committed(lambda: register_device(asked, device_id))
     if row is None:
         raise errors.unauthorized()
     return {"result": schemas.dump_push_token(row), "success": True}
@@ -56,15 +56,13 @@ def remove_push_token() -> Answer:
     """Remove the signed-in user's registrations of a push token, in every app."""
     asked = query_fields(request) | body_fields(request)
     fields = schemas.remove_push_token.load(asked)
-    if not push_tokens.remove(g.credentials.user_id, fields["token"]):
+    if not committed(lambda: push_tokens.remove(g.credentials.user_id, fields["token"])):
         raise errors.not_found()
-    db.session.commit()
     return {"success": True}
 
 
 @bp.post("/logout")
 def log_out() -> Answer:
     """End the calling session and its registrations."""
-    sessions.end(UserSession.token_hash == g.credentials.token_hash)
-    db.session.commit()
+    committed(lambda: sessions.end(UserSession.token_hash == g.credentials.token_hash))
     return {"status": "success", "data": {"message": "You've been logged out!"}}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from flask import Flask
+from flask import Flask, current_app
 from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
@@ -112,15 +112,13 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether the database is away, overloaded, full or read-only: not the caller's fault.
 
     The classes are PostgreSQL's (appendix A of its manual): 08, 53, 55, 57 and 40 arrive as
-    OperationalError; 25 is what a standby answers to a write during a failover. A unique
-    violation gets here only when it was met again and again until the deadline.
+    OperationalError; 25 is what a standby answers to a write during a failover.
     """
     if isinstance(error, PoolTimeout):
         return True
     if isinstance(error, DBAPIError):
         error = error.orig or error
-    away = (psycopg.OperationalError, psycopg.InterfaceError, *RACES)
-    return isinstance(error, away) or (
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or (
         isinstance(error, psycopg.InternalError) and (error.sqlstate or "").startswith("25")
     )
 
@@ -134,24 +132,36 @@ def may_be_one_rows_fault(error: BaseException) -> bool:
     return isinstance(error, waited) or not is_unavailable(error)
 
 
-def committed(verb: Callable[[], T], patience: float) -> T:
-    """Run a verb that may be run again, commit, and return what it returned.
+def retrying(verb: Callable[[], T]) -> T:
+    """Run a verb that may be run again, and return what it returned.
 
-    Deadlocks and unique violations go again with jitter for `patience` seconds, a lost
-    connection goes again once.
+    Deadlocks and unique violations go again with jitter until the request's deadline. A lost
+    connection goes again once: it is how a restarted database is noticed, without asking every
+    connection whether it lives before each use.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + current_app.config["SETTINGS"].request_deadline
     spare = 1
     while True:
         try:
-            result = verb()
-            db.session.commit()
-            return result
+            return verb()
         except DBAPIError as error:
             db.session.rollback()
-            if isinstance(error.orig, RACES) and time.monotonic() < deadline:
+            if isinstance(error.orig, RACES):
+                if time.monotonic() >= deadline:
+                    raise psycopg.OperationalError("lost every race until the deadline") from error
                 time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
             elif error.connection_invalidated and spare:
                 spare -= 1
             else:
                 raise
+
+
+def committed(verb: Callable[[], T]) -> T:
+    """Run a verb that may be run again, commit, and return what it returned; see `retrying`."""
+
+    def verb_and_commit() -> T:
+        result = verb()
+        db.session.commit()
+        return result
+
+    return retrying(verb_and_commit)

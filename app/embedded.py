@@ -141,11 +141,11 @@ class Server:
         command = [str(binaries() / program), *arguments]
         if os.geteuid() == 0:
             # Another user cannot pass through root's private folders, and opening them to the
-            # world is not ours to do: the server gets the capability to pass instead.
+            # world is not ours to do: the server gets the capability to pass instead, also for
+            # access(2), by which PostgreSQL looks for its programs (no_setuid_fixup).
             become = f"setpriv --reuid {UNPRIVILEGED} --regid nogroup --clear-groups".split()
-            capability = "+dac_read_search"
-            lend = ("--inh-caps", capability, "--ambient-caps", capability, "--")
-            command = [*become, *lend, *command]
+            lend = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+            command = [*become, "--securebits", "+no_setuid_fixup", *lend, "--", *command]
         with tempfile.TemporaryFile() as output:
             code = subprocess.run(
                 command,

@@ -1,9 +1,12 @@
 """The one place that shapes error JSON."""
 
 import logging
+import traceback
 
+import psycopg
 from flask import Flask, current_app
 from marshmallow import ValidationError
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.sansio.response import Response
 
@@ -82,14 +85,22 @@ def _handle_validation_error(error: ValidationError) -> Response:
 def _handle_exception(error: Exception) -> Response:
     """Answer 503 when the database is away, else 500; what happened goes to the log only."""
     if isinstance(error, UnavailableError) or is_unavailable(error):
-        ours = isinstance(error, UnavailableError)
-        reason = str(error) if ours else type(getattr(error, "orig", error)).__name__
-        log.warning("unavailable: %s", reason)
+        log.warning("unavailable: %s", getattr(error, "orig", error))
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
-    # An SQL error repeats its parameters, push tokens and hashes: log its trace, not its text.
-    log.error("unexpected error", exc_info=error)
+    if isinstance(error, DBAPIError | psycopg.Error):
+        # Its text repeats rows and parameters, push tokens and hashes among them.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error(
+            "database error %s %s\n%s",
+            type(cause).__name__,
+            getattr(cause, "sqlstate", None),
+            where,
+        )
+    else:
+        log.error("unexpected error", exc_info=error)
     return _handle_http_exception(InternalServerError())
 
 

@@ -1,10 +1,16 @@
 """gunicorn's worker, answering in JSON even what never reaches Flask."""
 
 import socket
+from contextlib import suppress
+from typing import Any
 
+import gevent
 import orjson
 from gunicorn import util
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.ggevent import GeventWorker
+
+MAX_UNREAD = 1024 * 1024  # bytes; who sends more is cut off
 
 
 def write_json_error(client: socket.socket, status: int, reason: str, _: str) -> None:
@@ -22,4 +28,16 @@ util.write_error = write_json_error
 
 
 class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
-    """A gevent worker with that error page."""
+    """A gevent worker with that error page, whose clients see the answer to a refused body."""
+
+    def handle_request(self, listener: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Serve a request, and read what was refused unread.
+
+        A socket that is closed with bytes unread resets the connection, and the client may never
+        see the 401 or 413 that it was sent.
+        """
+        try:
+            super().handle_request(listener, req, sock, addr)
+        finally:
+            with gevent.Timeout(1, False), suppress(OSError, ParseException):
+                req.body.read(MAX_UNREAD)

@@ -5,11 +5,14 @@ from functools import cache
 from alembic.script import ScriptDirectory
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
+from psycopg.errors import UndefinedTable
 from sqlalchemy import column, select, table
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.config import ROOT
+from app.database import retrying
+from app.errors import RETRY_AFTER
 from app.models import db
 
 bp = Blueprint("monitoring", __name__)
@@ -33,15 +36,17 @@ def healthz() -> ResponseReturnValue:
 def readyz() -> ResponseReturnValue:
     """Tell whether requests can be served: the database answers and is at the code's revision."""
     try:
-        found = db.session.scalar(select(ALEMBIC_VERSION.c.version_num))
-    except (DBAPIError, PoolTimeout) as error:
-        if "UndefinedTable" not in repr(getattr(error, "orig", "")):
-            return _not_ready("the database does not answer")
+        found = retrying(lambda: db.session.scalar(select(ALEMBIC_VERSION.c.version_num)))
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedTable):
+            return _not_ready("the database does not let us read alembic_version")
         found = None
+    except (DBAPIError, PoolTimeout):
+        return _not_ready("the database does not answer")
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
     return {"status": "ok", "revision": found}
 
 
 def _not_ready(reason: str) -> ResponseReturnValue:
-    return jsonify({"success": False, "error": reason}), 503
+    return jsonify({"success": False, "error": reason}), 503, {"Retry-After": str(RETRY_AFTER)}

@@ -76,16 +76,10 @@ class Registrar:
             self._waiting.append(waiter)
             if not self._writing:
                 self._writing = waiter.leads = True
-        try:
-            if not waiter.leads:
-                waiter.ready.wait(self.patience)
-        finally:
-            # Also when this thread or greenlet is killed while it waits: everybody behind it
-            # would wait for ever if the one who was to lead did not.
-            if not waiter.ready.is_set():
-                self._give_up(waiter)
-            if waiter.leads:
-                self._lead()
+        if not waiter.leads:
+            self._wait(waiter)
+        if waiter.leads:
+            self._lead()
         if waiter.error:
             raise waiter.error
         return waiter.row
@@ -96,8 +90,19 @@ class Registrar:
             self._connection.close()
             self._connection = None
 
-    def _give_up(self, waiter: _Waiter) -> None:
-        """Leave the queue, unless a group with this waiter is being written or it has to lead."""
+    def _wait(self, waiter: _Waiter) -> None:
+        """Wait until the row is written, the turn to lead has come or the deadline has passed."""
+        try:
+            if waiter.ready.wait(self.patience):
+                return
+        except BaseException:  # the worker ends; whoever is left still wants to be written
+            with self._mutex:
+                leads = waiter.leads
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+            if leads:
+                self._hand_over()
+            raise
         with self._mutex:
             if waiter in self._waiting and not waiter.leads:
                 self._waiting.remove(waiter)
@@ -109,16 +114,19 @@ class Registrar:
         try:
             self._write(group)
         finally:
-            with self._mutex:
-                successor = self._waiting[0] if self._waiting else None
-                self._writing = successor is not None
-                if successor:
-                    successor.leads = True
-            # The successor first: the database works while the others answer.
-            if successor:
-                successor.ready.set()
+            self._hand_over()
             for waiter in group:
                 waiter.ready.set()
+
+    def _hand_over(self) -> None:
+        """Let the first who waits write next; nobody, if nobody does."""
+        with self._mutex:
+            successor = self._waiting[0] if self._waiting else None
+            self._writing = successor is not None
+            if successor:
+                successor.leads = True
+        if successor:
+            successor.ready.set()
 
     def _write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
@@ -183,7 +191,8 @@ class Registrar:
 
 def _own(error: Exception) -> Exception:
     """Give one of several waiters an exception that it alone raises."""
-    return UnavailableError(type(error).__name__) if is_unavailable(error) else error
+    unavailable = isinstance(error, RACES) or is_unavailable(error)
+    return UnavailableError(type(error).__name__) if unavailable else error
 
 
 def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:

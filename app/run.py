@@ -1,8 +1,8 @@
 """`make run`: database, migrations, gunicorn and a curl to paste, until Ctrl-C."""
 
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from app import embedded
-from app.config import ROOT, Settings
+from app.config import ROOT, ConfigError, Settings
 
 BIN = Path(sys.executable).parent
 
@@ -40,13 +40,24 @@ def _is_ready(url: str) -> bool:
         return False
 
 
+def _check_port(port: int) -> None:
+    """End with one line when somebody listens there already, whose answers we would show."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError("PORT", f"{port} cannot be used: {error.strerror}") from None
+
+
 def _serve(url: str) -> int:
     """Migrate, issue a demo session and serve; return gunicorn's exit status."""
     subprocess.run([f"{BIN}/alembic", "upgrade", "head"], cwd=ROOT, check=True)
     issue = [f"{BIN}/flask", "sessions", "issue", "demo"]
     demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
-    gunicorn = subprocess.Popen(command, cwd=ROOT)
+    # In a group of its own: Ctrl-C is for us, and gunicorn is stopped gracefully.
+    gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0)
     try:
         while gunicorn.poll() is None and not _is_ready(url):
             time.sleep(0.1)
@@ -67,9 +78,10 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # also where a shell without job control ignores SIGINT
     settings = Settings.from_env()
+    _check_port(settings.port)
     try:
         if not settings.database_url:
-            os.environ["DATABASE_URL"] = embedded.server.acquire()
+            embedded.server.acquire()  # so that it runs through, from one command to the next
         return _serve(f"http://127.0.0.1:{settings.port}")
     except KeyboardInterrupt:
         return 0

@@ -4,7 +4,7 @@ Everything commits for real, as the hot path does by itself: no savepoint could 
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import psycopg
@@ -21,6 +21,7 @@ from app import create_app, embedded
 from app.config import ROOT, Settings
 from app.models import db
 from tests.factories import Caller, Database
+from tests.live import Live, serve
 
 
 def uri(base: str, **changes: str) -> str:
@@ -76,6 +77,25 @@ def app(database_url: str) -> Iterator[Flask]:
     """The service on that database."""
     app = create_app(Settings(database_url=database_url, database_pool_size=20))
     yield app
+    close(app)
+
+
+@pytest.fixture
+def new_app() -> Iterator[Callable[..., Flask]]:
+    """A function that makes the service from other settings."""
+    made: list[Flask] = []
+
+    def make(**settings: object) -> Flask:
+        made.append(create_app(Settings(**settings)))
+        return made[-1]
+
+    yield make
+    for app in made:
+        close(app)
+
+
+def close(app: Flask) -> None:
+    """Close the service's connections."""
     with app.app_context():
         db.engine.dispose()
     app.extensions["registrar"].close()
@@ -93,6 +113,13 @@ def database(owner: Database) -> Iterator[Database]:
     """The database, empty before each test."""
     yield owner
     owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
+
+
+@pytest.fixture(scope="session")
+def live(database_url: str) -> Iterator[Live]:
+    """The service as operators run it, for what only a real server shows."""
+    with serve(database_url) as live:
+        yield live
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""What every measurement stands on: a server, a filled table, services, counters."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from app import embedded
+from app.config import ROOT
+from tests.live import free_port
+
+KNOWN = 20_000  # registrations that the load refreshes, spread over the table
+WORKERS = 2
+
+
+def start_server(folder: Path) -> embedded.Server:
+    """Start the embedded server on a folder of its own, migrated."""
+    server = embedded.Server(folder)
+    environ = {**os.environ, "DATABASE_URL": server.acquire()}
+    alembic = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    subprocess.run(alembic, cwd=ROOT, env=environ, check=True)
+    return server
+
+
+def auth_token(number: int) -> str:
+    """Return the auth token of user `number`: 43 characters, as SQL can make it too."""
+    return f"{number:043}"
+
+
+def push_token(number: int) -> tuple[str, str]:
+    """Return type and push token of row `number`: 64 hex (apn) or 163 characters (gcm)."""
+    parts = [hashlib.sha256(f"{part} {number}".encode()).hexdigest() for part in range(3)]
+    return ("apn", parts[0]) if number % 2 else ("gcm", "".join(parts)[:163])
+
+
+def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None:
+    """Replace all that is stored by `rows` registrations of `users` signed-in users."""
+    connection.execute("TRUNCATE user_sessions CASCADE")
+    hashes = [hashlib.sha256(auth_token(n).encode()).digest() for n in range(users)]
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy,
+    ):
+        for number, digest in enumerate(hashes):
+            copy.write_row((digest, f"user{number}"))
+    columns = "id, app_name, token, type, user_id, session_hash"
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy,
+    ):
+        for number in range(rows):
+            kind, token = push_token(number)
+            user = number % users
+            copy.write_row(
+                (f"{number:017}", "chat.example", token, kind, f"user{user}", hashes[user])
+            )
+    connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
+    connection.execute("CHECKPOINT")
+
+
+def write_known(path: Path, rows: int, users: int = 10_000) -> None:
+    """Write the registrations that the load refreshes, for post.lua."""
+    step = max(1, rows // KNOWN)
+    with path.open("w") as file:
+        for number in range(0, rows, step):
+            kind, token = push_token(number)
+            user = number % users
+            file.write(f"user{user} {auth_token(user)} {kind} {token}\n")
+
+
+@contextmanager
+def gunicorn(url: str, app: str, *arguments: str, **environ: str) -> Iterator[tuple[str, int]]:
+    """Run gunicorn; give its address and its process id."""
+    port = free_port()
+    settings = {
+        **{"DATABASE_URL": url, "PORT": str(port), "LOG_LEVEL": "warning"},
+        **{"WEB_CONCURRENCY": str(WORKERS), **environ},
+    }
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *arguments, app]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})
+    time.sleep(3)
+    try:
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  upstream registry {{ server unix:{folder}/registry.sock; keepalive 64; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://registry; proxy_http_version 1.1; proxy_set_header Connection "";
+    }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def nginx(folder: Path) -> Iterator[str]:
+    """Run nginx in front of the unix socket `registry.sock` in the folder; give its address."""
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, port=port))
+    process = subprocess.Popen(["nginx", "-c", str(config)])
+    time.sleep(1)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += family(int(child))
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds that a process and its descendants have used."""
+    ticks = 0
+    for member in family(pid):
+        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mib(pid: int) -> float:
+    """Return the memory of a process and its descendants, shared pages split, in MiB."""
+    total = 0
+    for member in family(pid):
+        for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def wrk(url: str, known: Path, connections: int, seconds: float, share: float) -> dict[str, float]:
+    """Load an address; return what post.lua reports."""
+    script = str(Path(__file__).with_name("post.lua"))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{int(seconds)}s", "--latency", "-s", script]
+    command += [url, "--", str(known), str(share)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result

@@ -1,0 +1,74 @@
+"""The service as operators run it: gunicorn with its workers, on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from app.config import ROOT
+
+
+@dataclass
+class Live:
+    """A running gunicorn."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def exchange(self, request: bytes, timeout: float = 10) -> bytes:
+        """Send bytes as they are, end sending, and return all that comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as client:
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+            answer = b""
+            while received := client.recv(65536):
+                answer += received
+        return answer
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serve(database_url: str, app: str = "wsgi:app", **environ: str) -> Iterator[Live]:
+    """Run gunicorn on a database until the end of the `with`."""
+    port = free_port()
+    settings = {"DATABASE_URL": database_url, "PORT": str(port), "LOG_LEVEL": "warning"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
+        cwd=ROOT,
+        env={**os.environ, **settings, **environ},
+    )
+    live = Live(process, port)
+    try:
+        deadline = time.monotonic() + 30
+        while not live.is_ready():
+            assert process.poll() is None, "gunicorn ended"
+            assert time.monotonic() < deadline, "gunicorn is not ready"
+            time.sleep(0.05)
+        yield live
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

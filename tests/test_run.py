@@ -1,0 +1,73 @@
+"""`make run`, as a newcomer meets it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from app.config import ROOT
+from tests.live import free_port
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_a_curl_that_stores_and_stops_all_it_started(new_database, database, number):
+    url = new_database()
+    environ = {**os.environ, "DATABASE_URL": url, "PORT": str(free_port())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.run"],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    printed = ""
+    while "Ctrl-C" not in printed:
+        line = process.stdout.readline()
+        assert line, printed
+        printed += line
+    (curl,) = re.findall(r"^curl .*?'$", printed, re.M | re.S)
+    done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["result"]["token"] == {"gcm": "my-push-token"}
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while processes_of(process.pid):
+        assert time.monotonic() < deadline, processes_of(process.pid)
+        time.sleep(0.05)
+
+
+def test_a_port_in_use_is_one_line(database_url):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "app.run"],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database_url, "PORT": port},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    expected = f"push-token-registry: PORT {port} cannot be used: Address already in use\n"
+    assert done.stderr == expected
+
+
+def processes_of(session: int) -> list[str]:
+    """Return the processes that still run in a session."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,stat=,args=", "-s", str(session)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [line for line in listed.stdout.splitlines() if " Z" not in line]

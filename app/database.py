@@ -123,6 +123,15 @@ def is_unavailable(error: BaseException) -> bool:
     )
 
 
+def may_be_one_rows_fault(error: BaseException) -> bool:
+    """Tell whether a statement of many rows that failed could work for the others.
+
+    Not when the database is away; but when it waited too long for a lock or refused a row.
+    """
+    waited = (errors.LockNotAvailable, errors.QueryCanceled, *RACES)
+    return isinstance(error, waited) or not is_unavailable(error)
+
+
 def retrying(verb: Callable[[], T]) -> T:
     """Run a verb that may be run again, and return what it returned.
 
@@ -137,7 +146,9 @@ def retrying(verb: Callable[[], T]) -> T:
             return verb()
         except DBAPIError as error:
             db.session.rollback()
-            if isinstance(error.orig, RACES) and time.monotonic() < deadline:
+            if isinstance(error.orig, RACES):
+                if time.monotonic() >= deadline:
+                    raise psycopg.OperationalError("lost every race until the deadline") from error
                 time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
             elif error.connection_invalidated and spare:
                 spare -= 1

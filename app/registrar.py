@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import psycopg
 from flask import Flask
 
-from app.database import RACES, Connection, is_broken, is_unavailable
+from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
-from app.registration_sql import COLUMNS, REGISTER, fresh_id
+from app.registration_sql import COLUMNS, PLAN, REGISTER, fresh_id
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 MAX_WAITING = 2000  # more would only wait to be too late
@@ -84,16 +84,6 @@ class Registrar:
             raise waiter.error
         return waiter.row
 
-    def _open(self) -> Connection:
-        """Connect, and have the statement planned once.
-
-        PostgreSQL would plan it anew for each group, as it sees how few elements the arrays have
-        and takes that for a chance; it took 0.3 ms of a lone registration's 0.4 in the database.
-        """
-        connection = self._connect(autocommit=True, prepare_threshold=0)
-        connection.execute("SET plan_cache_mode = force_generic_plan")
-        return connection
-
     def close(self) -> None:
         """Close the connection; the next registration opens another."""
         if self._connection:
@@ -143,65 +133,81 @@ class Registrar:
         try:
             rows = self._execute(group)
         except Exception as error:
-            # A broken connection is nobody's fault and fails for all.
-            if len(group) > 1 and self._connection:
+            if len(group) == 1 or not (self._connection and may_be_one_rows_fault(error)):
                 for waiter in group:
-                    if time.monotonic() < waiter.deadline:
-                        self._write([waiter])
-                return
-            for waiter in group:
-                waiter.error = UnavailableError(str(error)) if is_unavailable(error) else error
-            return
-        for place, waiter in enumerate(group, start=1):
-            waiter.row, waiter.error = rows.get(place), None
+                    waiter.error = _own(error)
+            else:
+                self._write_one_by_one(group)
+        else:
+            for place, waiter in enumerate(group, start=1):
+                waiter.row, waiter.error = rows.get(place), None
+
+    def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
+        """Write a group that failed as one, as long as there is a connection and time."""
+        for waiter in group:
+            if self._connection and time.monotonic() < waiter.deadline:
+                self._write([waiter])
 
     def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[Any, Any]]:
         """Write a group; return the rows by place, from 1, without those who are not signed in.
 
         A connection found dead is replaced once, as registering twice is registering. Deadlocks
-        and unique violations are tried again until the first deadline.
+        and unique violations are tried again. Both end at the deadline of the first.
         """
         asked = [waiter.registration for waiter in group]
         fields = zip(*asked, strict=True)
         parameters = {name: list(field) for name, field in zip(COLUMNS, fields, strict=False)}
-        parameters["id"] = [fresh_id() for _ in asked]
         spare = 1
         while True:
-            if self._connection is None:
-                self._connection = self._open()
+            parameters["id"] = [fresh_id() for _ in asked]
             try:
-                rows = self._connection.execute(REGISTER, parameters).fetchall()
-            except RACES:
-                if time.monotonic() >= group[0].deadline:
-                    raise
-                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
-            except psycopg.Error:
-                if not is_broken(self._connection):
-                    raise
-                self.close()
-                if not spare:
+                rows = self._connected().execute(REGISTER, parameters).fetchall()
+            except psycopg.Error as error:
+                too_late = time.monotonic() >= group[0].deadline
+                if isinstance(error, RACES) and not too_late:
+                    time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+                    continue
+                lost = self._connection and is_broken(self._connection)
+                if lost:
+                    self.close()
+                if not lost or not spare or too_late:
                     raise
                 spare -= 1
-            except BaseException:  # interrupted: an answer may still be under way on it
+            except BaseException:
+                # Killed in the middle of it: nobody knows what the connection is about to say.
                 self.close()
                 raise
             else:
-                return {row[0]: self._view(asked[row[0] - 1], row) for row in rows}
+                return {row[0]: _view(asked[row[0] - 1], row) for row in rows}
 
-    @staticmethod
-    def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
-        """Join what the database decided with what was asked, as it would read alone."""
-        _, id_, enabled, created_at, updated_at = row
-        return {
-            "id": id_,
-            "app_name": asked.app_name,
-            "token": asked.token,
-            "type": asked.type,
-            "user_id": asked.user_id,
-            "enabled": enabled,
-            "created_at": created_at,
-            "updated_at": updated_at,
-        }
+    def _connected(self) -> Connection:
+        """Return the connection, opened where there is none."""
+        if self._connection is None:
+            self._connection = self._connect(autocommit=True, prepare_threshold=0)
+            for setting in PLAN:
+                self._connection.execute(setting, prepare=False)
+        return self._connection
+
+
+def _own(error: Exception) -> Exception:
+    """Give one of several waiters an exception that it alone raises."""
+    unavailable = isinstance(error, RACES) or is_unavailable(error)
+    return UnavailableError(type(error).__name__) if unavailable else error
+
+
+def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
+    """Join what the database decided with what was asked, as it would read alone."""
+    _, id_, enabled, created_at, updated_at = row
+    return {
+        "id": id_,
+        "app_name": asked.app_name,
+        "token": asked.token,
+        "type": asked.type,
+        "user_id": asked.user_id,
+        "enabled": enabled,
+        "created_at": created_at,
+        "updated_at": updated_at,
+    }
 
 
 def init_app(app: Flask, connect: Callable[..., Connection]) -> None:

@@ -20,7 +20,17 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     """
     from flask import Flask
 
-    from app import bodies, cli, client_api, database, embedded, errors, monitoring, registrar
+    from app import (
+        bodies,
+        cli,
+        client_api,
+        database,
+        embedded,
+        errors,
+        monitoring,
+        registrar,
+        service_api,
+    )
     from app.config import Settings
 
     settings = settings or Settings.from_env()
@@ -42,6 +52,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)
     app.register_blueprint(client_api.bp)
+    app.register_blueprint(service_api.bp)
     app.register_blueprint(monitoring.bp)
     cli.init_app(app)
     return app

@@ -11,6 +11,7 @@ from it: the row keeps the id that it has in the table, or gets a fresh one.
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from psycopg import errors
@@ -25,6 +26,9 @@ BATCH = 5000  # rows; one that waits for a lock of ours waits for a fraction of 
 PATIENCE = 60.0  # seconds during which a batch that lost a race is tried again
 
 Reject = Callable[[Entry, str], None]
+Batch = dict[int, tuple[Entry, Row]]  # by place in the file
+Outcome = tuple[int, int, Mapping[int, bool]]  # rows written, rows there before, misfits
+Merging = tuple[Batch, Future[Outcome]]
 
 REASONS = {True: "authToken: the session of another user", False: "authToken: no known session"}
 
@@ -51,7 +55,7 @@ class Importer:
         self._connection = connection
         self._reject = reject
         self._known_only = known_only
-        self._batch: dict[int, tuple[Entry, Row]] = {}  # by place in the file
+        self._batch: Batch = {}
         self._place = 0
         self._documents = 0
         self.summary = Summary()
@@ -65,14 +69,28 @@ class Importer:
 
     def run(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
         """Import all; what was read before reading fails is imported, too."""
-        try:
-            for entry in entries:
-                self._take(entry)
-                if len(self._batch) == BATCH:
-                    self._flush()
-                    progress(self.summary.read)
-        finally:
-            self._flush()
+        with ThreadPoolExecutor(1) as writer:
+            merging: Merging | None = None
+            try:
+                for entry in entries:
+                    self._take(entry)
+                    if len(self._batch) == BATCH:
+                        merging = self._hand_over(writer, merging)
+                        progress(self.summary.read)
+            finally:
+                merging = self._hand_over(writer, merging)
+                self._hand_over(writer, merging)
+
+    def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
+        """Have the batch merged while the next one is read; first count what was merged before.
+
+        Reading takes a third of the time, in Python; the rest passes in the database.
+        """
+        if merging:
+            batch, outcome = merging
+            self._count(batch, outcome.result())
+        batch, self._batch = self._batch, {}
+        return (batch, writer.submit(self._flush, batch)) if batch else None
 
     def _take(self, entry: Entry) -> None:
         self._place += 1
@@ -91,21 +109,20 @@ class Importer:
         self.summary.read += 1
         self.summary.rejected += 1
 
-    def _flush(self) -> None:
-        """Merge the batch and commit; try again when it lost a race."""
-        batch, self._batch = self._batch, {}
-        if not batch:
-            return
+    def _flush(self, batch: Batch) -> Outcome:
+        """Merge a batch and commit; try again when it lost a race."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 with self._connection.transaction():
-                    written, old, misfits = self._merge(batch)
-                break
+                    return self._merge(batch)
             except (*RACES, errors.LockNotAvailable):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        written, old, misfits = outcome
         for place, is_foreign in sorted(misfits.items()):
             self._refuse(batch[place][0], REASONS[is_foreign])
         # Only where a registration of the same instant wins is this off, by that one.
@@ -115,9 +132,7 @@ class Importer:
         self.summary.unchanged += len(batch) - len(misfits) - written
         self.summary.read += len(batch) - len(misfits)
 
-    def _merge(
-        self, batch: Mapping[int, tuple[Entry, Row]]
-    ) -> tuple[int, int, Mapping[int, bool]]:
+    def _merge(self, batch: Batch) -> Outcome:
         """Merge; return rows written, rows that were there before, and the misfits' places."""
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:

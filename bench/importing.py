@@ -1,6 +1,4 @@
-"""Compare `push-tokens import` with a bare COPY of the same rows, in one run.
-
-usage: python bench/import.py [ROWS]
+"""`make bench-import`: `push-tokens import` beside a bare COPY of the same rows, in one run.
 
 Makes a database of its own on DATABASE_URL's server, or the embedded one, and drops it.
 The bare COPY goes into a table like push_tokens with the same indexes and without the foreign

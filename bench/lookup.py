@@ -1,4 +1,4 @@
-"""`make bench-lookup`: push.tokens.lookup of 1,000 users among a million rows, and its bare SQL."""
+"""`make bench-lookup`: lookup of 1,000 users among a million rows, beside its bare SQL."""
 
 import http.client
 import json
@@ -28,7 +28,8 @@ ORDER BY p.user_id, p.id
 
 def issue_key(url: str) -> str:
     """Return a new service key."""
-    command = [sys.executable, "-m", "flask", "service-keys", "issue", "bench", "--scope", "lookup"]
+    command = [sys.executable, "-m", "flask", "service-keys", "issue", "bench"]
+    command += ["--scope", "lookup"]
     environ = {"DATABASE_URL": url, "PATH": ""}
     done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
     key: str = json.loads(done.stdout)["key"]

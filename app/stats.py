@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from app.terminal import printable
 # Days since a registration was last renewed: a day, a week, FCM's "stale" after a month, and
 # the 270 days after which FCM expires a token (domain.md 4).
 AGES = (1, 7, 30, 90, 270)
+BAR = 8  # columns
 MOST_ROWS = 40  # of the table; apps name themselves, so their number has no limit
 
 Row = Mapping[str, Any]
@@ -51,19 +53,20 @@ def count(connection: Connection) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> Table:
     """Show the counts as a table with a bar for each row's share of the largest."""
-    shown = Table(title="Registrations, by days since they were last seen")
+    title = "Registrations, by days since they were last seen"
+    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
     shown.add_column("App", overflow="fold")
     shown.add_column("Type")
-    shown.add_column("Count", justify="right")
-    shown.add_column("", width=16)
-    for name in [*(f"≤ {days}" for days in AGES), "older"]:
-        shown.add_column(name, justify="right")
+    shown.add_column("Count", justify="right", no_wrap=True)
+    shown.add_column("", width=BAR)
+    for name in [*(f"≤{days}" for days in AGES), "older"]:
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in rows[:MOST_ROWS]:
         shown.add_row(
             Text(printable(row["appName"])),
             row["type"],
             f"{row['registrations']:,}",
-            ProgressBar(total=rows[0]["registrations"], completed=row["registrations"], width=16),
+            ProgressBar(total=rows[0]["registrations"], completed=row["registrations"], width=BAR),
             *(f"{number:,}" for number in row["seenWithinDays"].values()),
         )
     total = sum(row["registrations"] for row in rows)

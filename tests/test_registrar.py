@@ -67,7 +67,7 @@ def gates(database_url):
 
 @pytest.fixture
 def registrar(gates):
-    registrar = Registrar(gates.connect, deadline=10)
+    registrar = Registrar(gates.connect, deadline=10, writers=1)
     yield registrar
     registrar.close()
 
@@ -221,11 +221,12 @@ def test_and_only_once(registrar, gates, alice, database):
         database.execute("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
         return connection
 
-    registrar._connect = lose_each
+    (writer,) = registrar._idle
+    writer._connect = lose_each
     with pytest.raises(UnavailableError):
         registrar.register(asked(alice, "a"))
     assert len(gates.connections) == 2
-    registrar._connect = gates.connect
+    writer._connect = gates.connect
     assert registrar.register(asked(alice, "a"))
 
 
@@ -242,7 +243,7 @@ def test_races_go_again_until_they_are_won(registrar, gates, alice, error):
     "error", [psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation]
 )
 def test_and_no_longer_than_the_deadline(gates, alice, error):
-    registrar = Registrar(gates.connect, deadline=0.3)
+    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
     gates.raises = [error() for _ in range(10000)]
     start = time.monotonic()
     with pytest.raises(UnavailableError):
@@ -252,7 +253,7 @@ def test_and_no_longer_than_the_deadline(gates, alice, error):
 
 
 def test_who_waits_too_long_gives_up_and_harms_nobody(gates, pool, alice, database):
-    registrar = Registrar(gates.connect, deadline=0.3)
+    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
     gates.open.clear()
     first = pool.submit(registrar.register, asked(alice, "first"))
     assert gates.reached.acquire(timeout=5)

@@ -5,10 +5,10 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types coverage format lock
+.PHONY: help run test check lint types coverage format lock bench bench-growth bench-plots soak
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,8 +44,21 @@ format: $(VENV)/dev.installed ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk and nginx)
+	$(BIN)/python -m bench
+
+bench-growth: $(VENV)/dev.installed ## The same up to 10 million rows (needs wrk)
+	$(BIN)/python -m bench.growth
+
+bench-plots: $(VENV)/bench.installed ## Draw what was measured
+	$(BIN)/python -m bench.plot
+
+soak: $(VENV)/dev.installed ## Ten minutes of registrations while connections are killed
+	$(BIN)/python -m bench.soak
+
 lock: $(VENV)/dev.installed ## Renew the locked dependencies
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) pyproject.toml --extra embedded -o requirements-run.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
+	$(LOCK) --group bench -o requirements-bench.txt
 	$(LOCK) --group fast -o requirements-fast.txt

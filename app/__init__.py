@@ -18,17 +18,26 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     Raises ConfigError for an unusable setting. Nothing is connected before the first request.
     """
-    from flask import Flask
-
-    from app import bodies, cli, client_api, database, embedded, errors, monitoring, registrar
+    from app import (
+        bodies,
+        cli,
+        client_api,
+        database,
+        embedded,
+        errors,
+        monitoring,
+        registrar,
+        service_api,
+    )
     from app.config import Settings
+    from app.dispatch import Service
 
     settings = settings or Settings.from_env()
     database.check_url(settings)
     if not settings.database_url:
         embedded.binaries()
 
-    app = Flask(__name__, static_folder=None)
+    app = Service(__name__, static_folder=None)
     app.config.from_mapping(
         SETTINGS=settings,
         PROVIDE_AUTOMATIC_OPTIONS=False,
@@ -42,6 +51,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)
     app.register_blueprint(client_api.bp)
+    app.register_blueprint(service_api.bp)
     app.register_blueprint(monitoring.bp)
     cli.init_app(app)
     return app

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from flask import g, request
 
-from app import errors, sessions
+from app import errors, service_keys, sessions
 from app.database import retrying
 from app.schemas import MAX_USER_ID, is_storable
 
@@ -38,8 +38,21 @@ def require_credentials() -> None:
     g.credentials = Credentials(hash_secret(auth_token), user_id)
 
 
+def require_service_key(scope: str) -> None:
+    """Let in who shows a live service key (`Authorization: Bearer`); 403 without the scope."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    scopes = None
+    if scheme.lower() == "bearer" and key:
+        key_hash = hash_secret(key.strip().encode("latin-1", "replace"))
+        scopes = retrying(lambda: service_keys.scopes_of(key_hash))
+    if scopes is None:
+        raise errors.unauthorized()
+    if scope not in scopes:
+        raise errors.forbidden()
+
+
 def require_session() -> None:
     """Let only live sessions in, as `g.credentials`; 401 for everybody else."""
     require_credentials()
-    if not retrying(lambda: sessions.is_live(*g.credentials)):
+    if not retrying(lambda: sessions.is_signed_in(*g.credentials)):
         raise errors.unauthorized()

@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, current_app
 from flask.cli import AppGroup
 
-from app import sessions
+from app import service_keys, sessions
 from app.auth import hash_secret
 from app.database import is_unavailable
 from app.models import UserSession, db
@@ -78,6 +78,45 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
     _say(sessions=ended, tokens=removed)
 
 
+service_keys_group = Commands("service-keys", help="Which services may look up, report, announce.")
+
+
+@service_keys_group.command("issue")
+@click.argument("name", type=UserId())
+@click.option(
+    "--scope", "scopes", multiple=True, required=True, type=click.Choice(service_keys.SCOPES)
+)
+def issue_service_key(name: str, scopes: tuple[str, ...]) -> None:
+    """Make a key for the service NAME and print it: it is shown only here.
+
+    To replace one without downtime, issue the new one, have the service use it, and then
+    `service-keys revoke NAME --keep-latest`.
+    """
+    key = service_keys.issue(name, scopes)
+    db.session.commit()
+    _say(name=name, key=key, scopes=sorted(set(scopes)))
+
+
+@service_keys_group.command("list")
+def list_service_keys() -> None:
+    """Print a line for each key; `keyId` begins its SHA-256, and is no way in."""
+    for row in service_keys.all_keys():
+        revoked_at = row["revoked_at"] and iso(row["revoked_at"])
+        shown = {"name": row["name"], "scopes": row["scopes"], "keyId": row["key_id"]}
+        _say(**shown, createdAt=iso(row["created_at"]), revokedAt=revoked_at)
+
+
+@service_keys_group.command("revoke")
+@click.argument("name", type=UserId())
+@click.option("--keep-latest", is_flag=True, help="Leave the key that was issued last.")
+def revoke_service_keys(name: str, keep_latest: bool) -> None:
+    """Revoke the keys of the service NAME; it is let in no more from the next request on."""
+    revoked = service_keys.revoke(name, keep_latest=keep_latest)
+    db.session.commit()
+    _say(name=name, revoked=revoked)
+
+
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
     app.cli.add_command(sessions_group)
+    app.cli.add_command(service_keys_group)

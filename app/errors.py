@@ -41,6 +41,11 @@ def unauthorized() -> ApiError:
     return ApiError(401, {"status": "error", "message": message})
 
 
+def forbidden() -> ApiError:
+    """Make the 403 of a service key without the call's scope."""
+    return ApiError(403, {"success": False, "error": "unauthorized"})
+
+
 def not_found() -> ApiError:
     """Make the 404 of a call whose thing is not there."""
     return ApiError(404, {"success": False, "error": "Resource not found"})
@@ -76,9 +81,20 @@ def _handle_http_exception(error: HTTPException) -> Response:
 
 
 def _handle_validation_error(error: ValidationError) -> Response:
-    """Answer for the first field that failed; a field's messages are (text, error type) pairs."""
-    messages: dict[str, list[tuple[str, str]]] = error.normalized_messages()  # type: ignore[no-untyped-call]
-    text, error_type = next(iter(messages.values()))[0]
+    """Answer for the first field that failed.
+
+    A message is a pair (text, error type) where the contract has a text of its own for the field,
+    else marshmallow's text, which the path of the field goes before.
+    """
+    path, message = [], error.normalized_messages()  # type: ignore[no-untyped-call]
+    while isinstance(message, dict):
+        name, message = next(iter(message.items()))
+        path.append(str(name))
+    text, error_type = message[0], "error-invalid-params"
+    if isinstance(text, tuple):
+        text, error_type = text
+    else:
+        text = f"{'.'.join(path)}: {text}"
     return _handle_http_exception(invalid(text, error_type))
 
 

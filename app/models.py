@@ -5,14 +5,18 @@ from typing import Annotated
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
+    ARRAY,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
+    and_,
     func,
+    or_,
     true,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
@@ -70,6 +74,14 @@ class UserSession(db.Model):  # type: ignore[name-defined,misc]
     )
 
 
+def is_live() -> ColumnElement[bool]:
+    """Give the condition under which a session lets its user in."""
+    return and_(
+        UserSession.can_sign_in,
+        or_(UserSession.expires_at.is_(None), UserSession.expires_at > func.now()),
+    )
+
+
 class PushToken(db.Model):  # type: ignore[name-defined,misc]
     """A registration: under this push token, this user's device is reached."""
 
@@ -105,4 +117,28 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
     updated_at: Mapped[Timestamp] = mapped_column(
         server_default=func.now(), comment="When the device was last registered."
+    )
+
+
+class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
+    """What a service that sends shows: whoever has the key may do what its scopes say."""
+
+    __tablename__ = "service_keys"
+    __table_args__ = (
+        CheckConstraint("scopes <@ ARRAY['lookup', 'feedback', 'sessions']", name="scopes"),
+        {"comment": "Keys of the services that send or announce sessions."},
+    )
+
+    key_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, primary_key=True, comment="SHA-256 of the key; never the key."
+    )
+    name: Mapped[Opaque] = mapped_column(
+        comment="Whose key it is; several live keys may bear one name while one replaces another."
+    )
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), comment="The calls it may make.")
+    created_at: Mapped[Timestamp] = mapped_column(
+        server_default=func.now(), comment="When the key was issued."
+    )
+    revoked_at: Mapped[Timestamp | None] = mapped_column(
+        comment="When it was revoked; null: it is good."
     )

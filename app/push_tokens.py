@@ -1,11 +1,24 @@
 """Verbs on push tokens. They never commit; registering, which does, is in registrar.py."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    RowMapping,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    select,
+)
 
-from app.models import PushToken, db
+from app.models import PushToken, UserSession, db, is_live
 from app.schemas import canonical
+
+EXAMINED = 1000  # rows that one page of the list looks at
 
 VIEW = [
     PushToken.id,
@@ -24,6 +37,62 @@ def of_user(user_id: str) -> Sequence[RowMapping]:
     theirs = select(*VIEW).where(PushToken.user_id == user_id)
     newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id)
     return db.session.execute(newest_first).mappings().all()
+
+
+def _filters(app_name: str | None, type: str | None) -> list[ColumnElement[bool]]:
+    conditions = []
+    if app_name is not None:
+        conditions.append(PushToken.app_name == app_name)
+    if type is not None:
+        conditions.append(PushToken.type == type)
+    return conditions
+
+
+def look_up(
+    user_ids: Sequence[str],
+    app_name: str | None = None,
+    type: str | None = None,
+) -> Sequence[RowMapping]:
+    """Return the enabled registrations of users in live sessions, by user and id."""
+    wanted = bindparam("user_ids", list(user_ids), type_=ARRAY(Text))
+    theirs = (
+        select(*VIEW)
+        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
+        .where(PushToken.user_id == any_(wanted), PushToken.enabled, is_live())
+        .where(*_filters(app_name, type))
+    )
+    ordered = theirs.order_by(PushToken.user_id, PushToken.id)
+    return db.session.execute(ordered).mappings().all()
+
+
+def page(
+    *,
+    count: int,
+    cursor: str | None,
+    updated_since: datetime | None = None,
+    app_name: str | None = None,
+    type: str | None = None,
+) -> tuple[Sequence[RowMapping], str | None]:
+    """Return up to `count` registrations after the row `cursor`, and the row to go on after.
+
+    By id, which never changes: a row that stays is visited once, whatever comes and goes. At
+    most EXAMINED rows are looked at, so that a rare filter costs no more than a common one.
+    """
+    after = PushToken.id > (cursor or "")
+    end = select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
+    last = db.session.scalar(end)
+    within = and_(after, PushToken.id <= last) if last else after
+    matching = (
+        select(*VIEW)
+        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
+        .where(within, is_live(), *_filters(app_name, type))
+        .order_by(PushToken.id)
+        .limit(count)
+    )
+    if updated_since:
+        matching = matching.where(PushToken.updated_at >= updated_since)
+    rows = db.session.execute(matching).mappings().all()
+    return rows, rows[-1]["id"] if len(rows) == count else last
 
 
 def remove_where(condition: ColumnElement[bool]) -> int:

@@ -20,8 +20,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
-from app.models import PushToken, UserSession
-from app.sessions import live
+from app.models import PushToken, UserSession, is_live
 
 # The statement's parameters, each an array with one element a registration.
 COLUMNS = {
@@ -65,7 +64,7 @@ def _register() -> str:
     # whatever was in the table when PostgreSQL planned. Whose they are is checked below.
     signed_in = (
         select(UserSession.token_hash, UserSession.user_id)
-        .where(UserSession.token_hash == any_(arrays[0]), live())
+        .where(UserSession.token_hash == any_(arrays[0]), is_live())
         .order_by(UserSession.token_hash)
         # A logout waits for us, or we find its session gone: never an orphan, never an error.
         .with_for_update(read=True, key_share=True)

@@ -17,11 +17,10 @@ from sqlalchemy import (
     update,
 )
 
-from app.models import PushToken, UserSession, db
+from app.models import PushToken, UserSession, db, is_live
 from app.push_tokens import VIEW
 from app.registrar import Registration
 from app.registration_sql import fresh_id
-from app.sessions import live
 
 
 def _lock(*names: tuple[str, ...]) -> None:
@@ -41,7 +40,7 @@ def register_device(asked: Registration, device_id: str) -> RowMapping | None:
     insert with a unique violation: run this by `database.committed`, which goes again.
     """
     session = select(UserSession.token_hash).where(
-        UserSession.token_hash == asked.token_hash, UserSession.user_id == asked.user_id, live()
+        UserSession.token_hash == asked.token_hash, UserSession.user_id == asked.user_id, is_live()
     )
     if db.session.scalar(session.with_for_update(read=True, key_share=True)) is None:
         return None

@@ -1,0 +1,1 @@
+"""Measurements of the hot path; see the targets bench* and soak of the Makefile."""

@@ -22,6 +22,7 @@ from bench import rig
 from bench.bare import STATEMENT
 
 PGBENCH_CLIENTS = 16
+SETTLE = 1  # seconds of load that do not count
 
 
 def measure(
@@ -30,7 +31,7 @@ def measure(
     """Load one target once; return its figures, and stop if what was acknowledged is missing."""
     url, pid, connections = target
     connection, postmaster = database
-    rig.wrk(url, known, connections, 1, args.new)
+    rig.wrk(url, known, connections, SETTLE, args.new)
     before = counters(connection)
     cpu = rig.cpu_seconds(pid), rig.cpu_seconds(postmaster)
     result = rig.wrk(url, known, connections, args.seconds, args.new)

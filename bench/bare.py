@@ -27,6 +27,7 @@ connections: "queue.LifoQueue[psycopg.Connection]" = queue.LifoQueue()
 
 
 def connect() -> psycopg.Connection:
+    """Open a connection in autocommit, whose statements are prepared at once."""
     return psycopg.connect(os.environ["DATABASE_URL"], autocommit=True, prepare_threshold=0)
 
 
@@ -35,6 +36,7 @@ for _ in range(int(os.environ.get("BARE_CONNECTIONS", "0"))):
 
 
 def app(environ, start_response):
+    """Answer a registration (WSGI)."""
     fields = orjson.loads(environ["wsgi.input"].read())
     parameters = {
         "hash": hashlib.sha256(environ["HTTP_X_AUTH_TOKEN"].encode()).digest(),

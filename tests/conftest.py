@@ -112,6 +112,7 @@ def owner(database_url: str) -> Iterator[Database]:
 def database(owner: Database) -> Iterator[Database]:
     """The database, empty before each test."""
     yield owner
+    owner.execute("DELETE FROM service_keys")
     owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
 
 

@@ -54,6 +54,7 @@ def test_the_app_needs_no_right_to_change_the_schema(database_url, database, new
     try:
         database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions TO {role}")
         database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON push_tokens TO {role}")
+        database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON service_keys TO {role}")
         database.execute(f"GRANT SELECT ON alembic_version TO {role}")
         app = new_app(database_url=uri(database_url, user=role, password="app"))
         client, alice = app.test_client(), database.sign_in("alice")

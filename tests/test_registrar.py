@@ -216,6 +216,7 @@ def test_a_lost_connection_is_replaced_once(registrar, gates, alice, database):
 
 
 def test_and_only_once(registrar, gates, alice, database):
+
     def lose_each(**kwargs):
         connection = gates.connect(**kwargs)
         database.execute("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
@@ -310,6 +311,46 @@ def test_those_who_waited_for_a_killed_leader_are_told_so(registrar, gates, pool
     outcomes = sorted(type(member.exception(5)).__name__ for member in members)
     assert outcomes == ["Killed", "UnavailableError", "UnavailableError"]
     assert registrar.register(asked(alice, "next"))
+
+
+def test_two_groups_are_written_at_a_time(gates, pool, alice):
+    registrar = Registrar(gates.connect, deadline=10, writers=2)
+    gates.open.clear()
+    futures = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(2)]
+    assert gates.reached.acquire(timeout=5)
+    assert gates.reached.acquire(timeout=5)
+    futures += [pool.submit(registrar.register, asked(alice, f"u{n}")) for n in range(5)]
+    wait_for(lambda: len(registrar._waiting) == 5)
+    gates.open.set()
+    assert all(future.result(5) for future in futures)
+    assert gates.sizes == [1, 1, 5]
+    registrar.close()
+
+
+def test_an_appointed_leader_that_is_killed_while_it_waits_leaves_its_group_to_the_next(
+    registrar, gates, pool, alice, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    class Dying(threading.Event):
+        def wait(self, timeout=None):
+            super().wait(timeout)
+            raise Killed
+
+    gates.open.clear()
+    first = pool.submit(registrar.register, asked(alice, "first"))
+    assert gates.reached.acquire(timeout=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(registrar_module.threading, "Event", Dying)
+        dies = pool.submit(registrar.register, asked(alice, "dies"))
+        wait_for(lambda: len(registrar._waiting) == 1)
+    members = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(3)]
+    wait_for(lambda: len(registrar._waiting) == 4)
+    gates.open.set()
+    assert first.result(5)
+    assert isinstance(dies.exception(5), Killed)
+    assert all(member.result(5) for member in members)
 
 
 def test_nothing_is_acknowledged_before_its_commit(registrar, gates, alice, database_url):

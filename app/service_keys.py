@@ -1,0 +1,53 @@
+"""Verbs on service keys. They never commit."""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import RowMapping, func, select, update
+
+from app.models import ServiceKey, db
+
+SCOPES = ("lookup", "feedback", "sessions")
+
+
+def issue(name: str, scopes: Iterable[str]) -> str:
+    """Make a key beside those that bear the name already; return it, 43 characters."""
+    key = secrets.token_urlsafe(32)
+    key_hash = hashlib.sha256(key.encode()).digest()
+    db.session.add(ServiceKey(key_hash=key_hash, name=name, scopes=sorted(set(scopes))))
+    return key
+
+
+def scopes_of(key_hash: bytes) -> list[str] | None:
+    """Return the scopes of the live key of this SHA-256, None when there is none."""
+    live = select(ServiceKey.scopes).where(
+        ServiceKey.key_hash == key_hash, ServiceKey.revoked_at.is_(None)
+    )
+    return db.session.scalar(live)
+
+
+def all_keys() -> Sequence[RowMapping]:
+    """Return what may be shown of all keys, by name and age."""
+    shown = select(
+        ServiceKey.name,
+        ServiceKey.scopes,
+        func.left(func.encode(ServiceKey.key_hash, "hex"), 8).label("key_id"),
+        ServiceKey.created_at,
+        ServiceKey.revoked_at,
+    )
+    return (
+        db.session.execute(shown.order_by(ServiceKey.name, ServiceKey.created_at)).mappings().all()
+    )
+
+
+def revoke(name: str, *, keep_latest: bool) -> int:
+    """Revoke the live keys of a name, all or all but the latest; return how many."""
+    live = select(ServiceKey.key_hash).where(
+        ServiceKey.name == name, ServiceKey.revoked_at.is_(None)
+    )
+    oldest_last = live.order_by(ServiceKey.created_at.desc(), ServiceKey.key_hash)
+    doomed = db.session.scalars(oldest_last.offset(1 if keep_latest else 0)).all()
+    gone = update(ServiceKey).where(ServiceKey.key_hash.in_(doomed))
+    db.session.execute(gone.values(revoked_at=func.now()))
+    return len(doomed)

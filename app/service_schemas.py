@@ -1,0 +1,177 @@
+"""What the services that send may say, checked by marshmallow.
+
+Messages become `results.1.sentAt: …`: the path of the field, in lists with the index from 0.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    validate,
+    validates_schema,
+)
+
+from app.schemas import MAX_APP_NAME, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, is_storable
+
+MAX_ITEMS = 1000  # of any list in one call
+HASH_LENGTH = 32  # bytes of a SHA-256
+
+
+class Text(fields.String):
+    """A string of 1 to `limit` bytes of UTF-8 that PostgreSQL can hold."""
+
+    def __init__(self, limit: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.limit = limit
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not value or not is_storable(value, self.limit):
+            raise ValidationError(f"Must be a string of 1 to {self.limit} bytes of UTF-8.")
+        return value
+
+
+class HashedToken(fields.Field[bytes]):
+    """base64 of the SHA-256 of an auth token, as Meteor stores it (domain.md 1.4)."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bytes:
+        try:
+            digest = base64.b64decode(value, validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            digest = b""
+        if not isinstance(value, str) or len(digest) != HASH_LENGTH:
+            raise ValidationError("Must be base64 of a SHA-256, 44 characters.")
+        return digest
+
+
+class Moment(fields.AwareDateTime):
+    """An ISO 8601 date and time with its offset, in a year that PostgreSQL and clocks share."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
+        if not isinstance(value, str):
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+        try:
+            moment: datetime = super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
+        return moment
+
+
+class Cursor(fields.Field[str]):
+    """The id of the last row of a page, in a form that nobody takes for one."""
+
+    PREFIX = "after:"
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        try:
+            text = base64.b64decode(value, altchars=b"-_", validate=True).decode()
+        except (TypeError, ValueError, binascii.Error):
+            text = ""
+        after = text.removeprefix(self.PREFIX)
+        if not text.startswith(self.PREFIX) or not after or not is_storable(after, MAX_DEVICE_ID):
+            raise ValidationError("Is not a cursor that push.tokens.list returned.")
+        return after
+
+    @classmethod
+    def of(cls, row_id: str) -> str:
+        """Return the cursor of the page after this row."""
+        return base64.urlsafe_b64encode((cls.PREFIX + row_id).encode()).decode()
+
+
+def items(inner: Any, **kwargs: Any) -> fields.List[Any]:
+    """Return a required list of 1 to MAX_ITEMS elements."""
+    length = validate.Length(1, MAX_ITEMS, error=f"Must have 1 to {MAX_ITEMS} elements.")
+    return fields.List(inner, required=True, validate=length, **kwargs)
+
+
+class ServiceSchema(Schema):
+    """A body that may also say what we do not know."""
+
+    class Meta:
+        """Take what is known and leave the rest."""
+
+        unknown = EXCLUDE
+
+
+def _type() -> fields.String:
+    return fields.String(validate=validate.OneOf(["apn", "gcm"]))
+
+
+class Lookup(ServiceSchema):
+    """The body of `push.tokens.lookup`."""
+
+    user_ids = items(Text(MAX_USER_ID), data_key="userIds")
+    app_name = Text(MAX_APP_NAME, data_key="appName")
+    type = _type()
+
+
+class ListPage(ServiceSchema):
+    """The body of `push.tokens.list`."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName")
+    type = _type()
+    updated_since = Moment(data_key="updatedSince")
+    count = fields.Integer(strict=True, load_default=100, validate=validate.Range(1, MAX_ITEMS))
+    cursor = Cursor(load_default=None, allow_none=True)
+
+
+class Verdict(ServiceSchema):
+    """What a provider said of one push token, as it came."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName", required=True)
+    value = Text(MAX_PUSH_TOKEN, required=True)
+    provider = fields.String(required=True, validate=validate.OneOf(["fcm", "apns"]))
+    status = fields.Integer(required=True, strict=True, validate=validate.Range(100, 599))
+    error = Text(255)
+    reason = Text(255)
+    timestamp = fields.Integer(strict=True, validate=validate.Range(0, 253402300799000))
+    sent_at = Moment(data_key="sentAt", required=True)
+    payload_valid = fields.Boolean(data_key="payloadValid", load_default=False)
+    credentials_valid = fields.Boolean(data_key="credentialsValid", load_default=False)
+
+
+class Feedback(ServiceSchema):
+    """The body of `push.tokens.feedback`."""
+
+    results = items(fields.Nested(Verdict))
+
+
+class AnnouncedSession(ServiceSchema):
+    """A session that an identity provider knows."""
+
+    user_id = Text(MAX_USER_ID, data_key="userId", required=True)
+    token_hash = HashedToken(data_key="hashedToken", required=True)
+    expires_at = Moment(data_key="expiresAt", allow_none=True)
+
+
+class PutSessions(ServiceSchema):
+    """The body of `sessions.put`."""
+
+    sessions = items(fields.Nested(AnnouncedSession))
+
+
+class RevokeSessions(ServiceSchema):
+    """The body of `sessions.revoke`."""
+
+    user_id = Text(MAX_USER_ID, data_key="userId", required=True)
+    token_hash = HashedToken(data_key="hashedToken")
+    except_hashes = fields.List(
+        HashedToken(), data_key="exceptHashedTokens", validate=validate.Length(max=MAX_ITEMS)
+    )
+
+    @validates_schema
+    def _either_or(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "token_hash" in data and "except_hashes" in data:
+            raise ValidationError("Goes without hashedToken.", "exceptHashedTokens")
+
+
+lookup = Lookup()
+list_page = ListPage()
+feedback = Feedback()
+put_sessions = PutSessions()
+revoke_sessions = RevokeSessions()

@@ -16,7 +16,7 @@ LAYERS = [
     {"push_tokens", "errors", "bodies", "feedback"},
     {"sessions"},
     {"registration_sql"},
-    {"registrar", "auth"},
+    {"registrar", "auth", "dispatch"},
     {"rotation"},
     {"client_api", "service_api", "monitoring", "cli"},
     {"__init__", "gunicorn_worker"},

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -342,7 +343,7 @@ def test_an_appointed_leader_that_is_killed_while_it_waits_leaves_its_group_to_t
     first = pool.submit(registrar.register, asked(alice, "first"))
     assert gates.reached.acquire(timeout=5)
     with monkeypatch.context() as patch:
-        patch.setattr(registrar_module.threading, "Event", Dying)
+        patch.setattr(registrar_module, "threading", SimpleNamespace(Event=Dying))
         dies = pool.submit(registrar.register, asked(alice, "dies"))
         wait_for(lambda: len(registrar._waiting) == 1)
     members = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(3)]

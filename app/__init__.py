@@ -18,8 +18,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     Raises ConfigError for an unusable setting. Nothing is connected before the first request.
     """
-    from flask import Flask
-
     from app import (
         bodies,
         cli,
@@ -32,13 +30,14 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         service_api,
     )
     from app.config import Settings
+    from app.dispatch import Service
 
     settings = settings or Settings.from_env()
     database.check_url(settings)
     if not settings.database_url:
         embedded.binaries()
 
-    app = Flask(__name__, static_folder=None)
+    app = Service(__name__, static_folder=None)
     app.config.from_mapping(
         SETTINGS=settings,
         PROVIDE_AUTOMATIC_OPTIONS=False,

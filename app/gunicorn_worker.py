@@ -10,6 +10,7 @@ from gunicorn import util
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+MAX_UNSENT = 64 * 1024  # bytes of an answer; more is not kept back
 MAX_UNREAD = 1024 * 1024  # bytes; who sends more is cut off
 
 
@@ -27,16 +28,31 @@ def write_json_error(client: socket.socket, status: int, reason: str, _: str) ->
 util.write_error = write_json_error
 
 
-class _Answer:
-    """A socket that keeps what is to be sent, so that head and body go in one system call."""
+class OneSend:
+    """A client's socket that sends an answer in one piece.
 
-    def __init__(self, sock: Any):
-        self._sock = sock
-        self.parts: list[bytes] = []
-        self.sendall = self.parts.append
+    gunicorn sends head and body apart: two system calls, and a client that is woken twice.
+    """
+
+    def __init__(self, client: socket.socket):
+        self._client = client
+        self._unsent = b""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+        self.flush()  # whatever else is done with the socket comes after what was written
+        return getattr(self._client, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Keep what is to be sent until `flush`, or until it is a lot."""
+        self._unsent += data
+        if len(self._unsent) > MAX_UNSENT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was kept."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            self._client.sendall(unsent)
 
 
 class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
@@ -48,12 +64,13 @@ class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
         A socket that is closed with bytes unread resets the connection, and the client may never
         see the 401 or 413 that it was sent.
         """
-        answer = _Answer(sock)
+        client = OneSend(sock)
         try:
-            super().handle_request(listener, req, answer, addr)
+            super().handle_request(listener, req, client, addr)
         finally:
-            if answer.parts:
-                sock.sendall(b"".join(answer.parts))
-            if req.should_close():
+            with suppress(OSError):
+                client.flush()
+            # Nothing is left of a body whose length was given and read.
+            if getattr(req.body.reader, "length", None) != 0:
                 with gevent.Timeout(1, False), suppress(OSError, ParseException):
                     req.body.read(MAX_UNREAD)

@@ -25,6 +25,7 @@ from app.errors import UnavailableError
 from app.registration_sql import COLUMNS, PLAN, REGISTER, fresh_id
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
+WRITERS = 2  # groups written at one moment in a process
 MAX_WAITING = 2000  # more would only wait to be too late
 
 
@@ -41,27 +42,28 @@ class Registration(NamedTuple):
 class _Waiter:
     """A registration in the queue, and what became of it."""
 
-    __slots__ = ("deadline", "error", "leads", "ready", "registration", "row")
+    __slots__ = ("deadline", "error", "group", "ready", "registration", "row", "writer")
 
     def __init__(self, registration: Registration, deadline: float):
         self.registration = registration
         self.deadline = deadline
         self.ready = threading.Event()
-        self.leads = False
+        self.writer: _Writer | None = None  # whoever has one leads
+        self.group: Sequence[_Waiter] = ()
         self.row: Mapping[Any, Any] | None = None
         self.error: Exception | None = UnavailableError("not written")
 
 
 class Registrar:
-    """Writes the registrations of one process, over one connection of its own in autocommit."""
+    """Writes the registrations of one process, over connections of its own in autocommit."""
 
-    def __init__(self, connect: Callable[..., Connection], deadline: float):
-        self._connect = connect
+    def __init__(
+        self, connect: Callable[..., Connection], deadline: float, writers: int = WRITERS
+    ):
         self.patience = deadline
-        self._connection: Connection | None = None
         self._mutex = threading.Lock()
         self._waiting: list[_Waiter] = []
-        self._writing = False
+        self._idle = [_Writer(connect) for _ in range(writers)]
 
     def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
@@ -74,21 +76,28 @@ class Registrar:
             if len(self._waiting) >= MAX_WAITING:
                 raise UnavailableError("too many registrations wait")
             self._waiting.append(waiter)
-            if not self._writing:
-                self._writing = waiter.leads = True
-        if not waiter.leads:
+            self._appoint()
+        if not waiter.writer:
             self._wait(waiter)
-        if waiter.leads:
-            self._lead()
+        if waiter.writer:
+            self._lead(waiter, waiter.writer)
         if waiter.error:
             raise waiter.error
         return waiter.row
 
     def close(self) -> None:
-        """Close the connection; the next registration opens another."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        """Close the connections; the next registration opens another."""
+        for writer in self._idle:
+            writer.close()
+
+    def _appoint(self) -> _Waiter | None:
+        """Have the first who waits write for all who wait, if it can be now."""
+        if not self._idle or not self._waiting:
+            return None
+        leader = self._waiting[0]
+        leader.writer = self._idle.pop()
+        leader.group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+        return leader
 
     def _wait(self, waiter: _Waiter) -> None:
         """Wait until the row is written, the turn to lead has come or the deadline has passed."""
@@ -97,38 +106,49 @@ class Registrar:
                 return
         except BaseException:  # the worker ends; whoever is left still wants to be written
             with self._mutex:
-                leads = waiter.leads
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
-            if leads:
-                self._hand_over()
+                self._waiting[:0] = [other for other in waiter.group if other is not waiter]
+            if waiter.writer:
+                self._hand_over(waiter.writer)
             raise
         with self._mutex:
-            if waiter in self._waiting and not waiter.leads:
+            if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    def _lead(self) -> None:
-        """Write for all who wait, then hand over to the first who came meanwhile."""
-        with self._mutex:
-            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+    def _lead(self, leader: _Waiter, writer: "_Writer") -> None:
+        """Write for the group, then hand over to the first who came meanwhile."""
+        group, leader.group = leader.group, ()  # no cycle is left to the garbage collector
         try:
-            self._write(group)
+            writer.write(group)
         finally:
-            self._hand_over()
+            self._hand_over(writer)
             for waiter in group:
                 waiter.ready.set()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, writer: "_Writer") -> None:
         """Let the first who waits write next; nobody, if nobody does."""
         with self._mutex:
-            successor = self._waiting[0] if self._waiting else None
-            self._writing = successor is not None
-            if successor:
-                successor.leads = True
+            self._idle.append(writer)
+            successor = self._appoint()
         if successor:
             successor.ready.set()
 
-    def _write(self, group: Sequence[_Waiter]) -> None:
+
+class _Writer:
+    """A connection, and how a group is written over it."""
+
+    def __init__(self, connect: Callable[..., Connection]):
+        self._connect = connect
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next group opens another."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
         try:
             rows = self._execute(group)
@@ -146,7 +166,7 @@ class Registrar:
         """Write a group that failed as one, as long as there is a connection and time."""
         for waiter in group:
             if self._connection and time.monotonic() < waiter.deadline:
-                self._write([waiter])
+                self.write([waiter])
 
     def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[Any, Any]]:
         """Write a group; return the rows by place, from 1, without those who are not signed in.

@@ -1,58 +1,40 @@
-"""`make bench-plots`: what the measurements stored, drawn."""
+"""`make bench-plots`: the figures of the last `make bench` as bench/registrations.svg."""
 
 import json
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "push tokens"  # the same figures give the same file
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "push-token-registry"  # the same figures, the same bytes
 
-from matplotlib import pyplot as plt  # noqa: E402 (after the choice of the backend)
+from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
 
-HERE = Path(__file__).parent
-NAMES = {
-    "service": "this service",
-    "nginx": "this service behind nginx",
-    "bare gevent": "bare WSGI, gevent",
-    "bare gthread": "bare WSGI, gthread",
-}
+FOLDER = Path(__file__).parent
+NAMES = ["service", "nginx", "bare gevent", "bare gthread"]
 
 
-def connections() -> None:
-    """Draw requests/s over the number of connections."""
-    figures = json.loads((HERE / "results.json").read_text())
-    _, axes = plt.subplots(figsize=(7, 4))
-    for name, label in NAMES.items():
+def main() -> None:
+    """Draw requests per second and p99 over connections, a line a target."""
+    figures = json.loads((FOLDER / "results.json").read_text())
+    _, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for name in NAMES:
         points = {
-            int(key.rpartition(" ")[2]): figure["per_second"]
+            int(key.rpartition(" ")[2]): figure
             for key, figure in figures.items()
-            if key.rpartition(" ")[0] == name
+            if key.startswith(f"{name} ")
         }
-        axes.plot(points.keys(), points.values(), marker="o", label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("connections")
-    axes.set_ylabel("registrations a second")
-    axes.legend()
-    plt.savefig(HERE / "connections.svg", metadata={"Date": None})
-
-
-def growth() -> None:
-    """Draw requests/s over the number of rows."""
-    figures = json.loads((HERE / "growth.json").read_text())
-    _, axes = plt.subplots(figsize=(7, 4))
-    for name in next(iter(figures.values())):
-        points = {int(rows): figure[name]["per_second"] for rows, figure in figures.items()}
-        axes.plot(points.keys(), points.values(), marker="o", label=name)
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("rows in push_tokens")
-    axes.set_ylabel("registrations a second")
-    axes.legend()
-    plt.savefig(HERE / "growth.svg", metadata={"Date": None})
+        label = "service behind nginx" if name == "nginx" else name
+        left.plot(points, [one["per_second"] for one in points.values()], "o-", label=label)
+        right.plot(points, [one["p99_ms"] for one in points.values()], "o-", label=label)
+    left.axhline(figures["pgbench"]["per_second"], linestyle=":", label="pgbench, 16 clients")
+    for axes, what in ((left, "registrations/s"), (right, "p99, ms")):
+        axes.set(xlabel="connections", ylabel=what, xscale="log", ylim=0)
+        axes.set_xticks([1, 16, 64, 256], ["1", "16", "64", "256"])
+        axes.legend()
+    plt.tight_layout()
+    plt.savefig(FOLDER / "registrations.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    connections()
-    growth()
+    main()

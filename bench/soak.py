@@ -1,10 +1,15 @@
-"""`make soak`: registrations while their connections are killed; nothing acknowledged is lost."""
+"""`make soak`: registrations while their connections are killed; nothing acknowledged is lost.
+
+Clients keep what was answered with 200. Every second all of the service's connections to
+PostgreSQL are terminated. At the end the table must have every registration as its last answer
+said it, or later: an attempt that was answered with an error may have been stored or not.
+"""
 
 import argparse
 import http.client
 import json
 import random
-import secrets
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,78 +19,91 @@ import psycopg
 
 from app import embedded
 from app.config import ROOT
+from app.schemas import iso
 from bench import rig
 
-CLIENTS = 16
-USERS = 100
+PATH = "/api/v1/push.token"
+KILL = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = 'push-token-registry' AND pid <> pg_backend_pid()
+"""
 
 
 class Client(threading.Thread):
-    """Registers new push tokens until told to stop, and keeps those that were acknowledged."""
+    """One after the other: registers new push tokens and refreshes its own."""
 
-    def __init__(self, address: str, stop: threading.Event):
+    def __init__(self, url: str, number: int, until: float):
         super().__init__()
-        self.address = urlsplit(address).netloc
-        self.stop = stop
-        self.statuses: Counter[int] = Counter()
-        self.acknowledged: set[str] = set()
+        self.address = urlsplit(url).netloc
+        self.number = number
+        self.until = until
+        self.acknowledged: dict[str, dict[str, str]] = {}
+        self.statuses: Counter[object] = Counter()
 
     def run(self) -> None:
-        """Post until the end."""
+        """Register until the time is over."""
         connection = http.client.HTTPConnection(self.address, timeout=30)
-        while not self.stop.is_set():
-            user, value = random.randrange(USERS), secrets.token_hex(32)
-            body = json.dumps({"type": "apn", "value": value, "appName": "soak"})
-            headers = {
-                "X-User-Id": f"user{user}",
-                "X-Auth-Token": rig.auth_token(user),
-                "Content-Type": "application/json",
-            }
-            connection.request("POST", "/api/v1/push.token", body, headers)
-            answer = connection.getresponse()
-            answer.read()
+        headers = {"X-User-Id": f"user{self.number}", "X-Auth-Token": rig.auth_token(self.number)}
+        headers["Content-Type"] = "application/json"
+        while time.monotonic() < self.until:
+            token = f"{self.number}-{random.randrange(5000)}"
+            fields = {"type": "gcm", "value": token, "appName": "soak"}
+            try:
+                connection.request("POST", PATH, json.dumps(fields), headers)
+                answer = connection.getresponse()
+                said = json.load(answer)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                self.statuses[type(error).__name__] += 1
+                continue
             self.statuses[answer.status] += 1
             if answer.status == 200:
-                self.acknowledged.add(value)
+                self.acknowledged[token] = said["result"]
 
 
-def main() -> None:
-    """Load, kill connections, and compare what was acknowledged with what is there."""
+def lost(connection: psycopg.Connection, clients: list[Client]) -> list[str]:
+    """Return the push tokens that are not stored as acknowledged."""
+    query = "SELECT token, id, user_id, updated_at FROM push_tokens WHERE app_name = 'soak'"
+    stored = {token: rest for token, *rest in connection.execute(query)}
+    missing = []
+    for client in clients:
+        for token, said in client.acknowledged.items():
+            id_, user_id, updated_at = stored.get(token, (None, None, None))
+            same = (id_, user_id) == (said["_id"], said["userId"])
+            if not same or iso(updated_at) < said["updatedAt"]:
+                missing.append(token)
+    return missing
+
+
+def main() -> int:
+    """Run, compare and print one JSON line; return 1 when something is lost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--clients", type=int, default=32)
     args = parser.parse_args()
-    server = rig.start_server(ROOT / "instance" / "bench")
+    server = rig.start_server(ROOT / "instance" / "soak")
     url = server.dsn(embedded.DATABASE)
     killed = 0
-    memory = []
-    with psycopg.connect(url, autocommit=True) as connection, rig.gunicorn(url, "wsgi:app") as at:
-        rig.fill(connection, 0, USERS)
-        stop = threading.Event()
-        clients = [Client(at[0], stop) for _ in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        end = time.monotonic() + args.seconds
-        while time.monotonic() < end:
-            time.sleep(random.uniform(0.2, 1))
-            kill = (
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            killed += connection.execute(kill).fetchone()[0]
-            memory.append(rig.pss_mib(at[1]))
-        stop.set()
-        for client in clients:
-            client.join()
-        stored = {row[0] for row in connection.execute("SELECT token FROM push_tokens")}
-    statuses = sum((client.statuses for client in clients), Counter())
-    acknowledged = set().union(*(client.acknowledged for client in clients))
-    early = memory[len(memory) // 10]
-    print(f"{sum(statuses.values())} requests in {args.seconds} s: {dict(statuses)}")
-    print(f"{killed} connections killed; {len(acknowledged - stored)} acknowledged rows lost")
-    print(f"memory of the service {early:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end")
+    with psycopg.connect(url, autocommit=True) as connection:
+        rig.fill(connection, 0)
+        with rig.gunicorn(url, "wsgi:app") as (address, _):
+            until = time.monotonic() + args.seconds
+            clients = [Client(address, number, until) for number in range(args.clients)]
+            for client in clients:
+                client.start()
+            while time.monotonic() < until:
+                time.sleep(random.uniform(0.5, 1.5))
+                killed += connection.execute(KILL).fetchone()[0]
+            for client in clients:
+                client.join()
+        missing = lost(connection, clients)
     server.release()
-    assert acknowledged <= stored
+    statuses = sum((client.statuses for client in clients), Counter())
+    acknowledged = sum(len(client.acknowledged) for client in clients)
+    result = {"acknowledged": acknowledged, "killed": killed, "lost": len(missing)}
+    print(json.dumps(result | {"answers": {str(k): n for k, n in statuses.items()}}))
+    return 1 if missing or not acknowledged else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,7 @@ PUBLIC = {"/healthz", "/readyz"}
 
 # A module may import those above it.
 LAYERS = [
-    {"models", "config", "mongoexport", "terminal"},
+    {"models", "config", "dispatch", "mongoexport", "terminal"},
     {"embedded", "schemas", "service_keys"},
     {"database", "service_schemas", "stats"},
     {"push_tokens", "errors", "bodies", "feedback", "exporter"},

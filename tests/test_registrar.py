@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -67,7 +68,7 @@ def gates(database_url):
 
 @pytest.fixture
 def registrar(gates):
-    registrar = Registrar(gates.connect, deadline=10)
+    registrar = Registrar(gates.connect, deadline=10, writers=1)
     yield registrar
     registrar.close()
 
@@ -216,18 +217,18 @@ def test_a_lost_connection_is_replaced_once(registrar, gates, alice, database):
 
 
 def test_and_only_once(registrar, gates, alice, database):
-    connected = registrar._connected
 
-    def lose_each():
-        connection = connected()
+    def lose_each(**kwargs):
+        connection = gates.connect(**kwargs)
         database.execute("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
         return connection
 
-    registrar._connected = lose_each
+    (writer,) = registrar._idle
+    writer._connect = lose_each
     with pytest.raises(UnavailableError):
         registrar.register(asked(alice, "a"))
     assert len(gates.connections) == 2
-    registrar._connected = connected
+    writer._connect = gates.connect
     assert registrar.register(asked(alice, "a"))
 
 
@@ -244,7 +245,7 @@ def test_races_go_again_until_they_are_won(registrar, gates, alice, error):
     "error", [psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation]
 )
 def test_and_no_longer_than_the_deadline(gates, alice, error):
-    registrar = Registrar(gates.connect, deadline=0.3)
+    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
     gates.raises = [error() for _ in range(10000)]
     start = time.monotonic()
     with pytest.raises(UnavailableError):
@@ -254,7 +255,7 @@ def test_and_no_longer_than_the_deadline(gates, alice, error):
 
 
 def test_who_waits_too_long_gives_up_and_harms_nobody(gates, pool, alice, database):
-    registrar = Registrar(gates.connect, deadline=0.3)
+    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
     gates.open.clear()
     first = pool.submit(registrar.register, asked(alice, "first"))
     assert gates.reached.acquire(timeout=5)
@@ -311,6 +312,46 @@ def test_those_who_waited_for_a_killed_leader_are_told_so(registrar, gates, pool
     outcomes = sorted(type(member.exception(5)).__name__ for member in members)
     assert outcomes == ["Killed", "UnavailableError", "UnavailableError"]
     assert registrar.register(asked(alice, "next"))
+
+
+def test_two_groups_are_written_at_a_time(gates, pool, alice):
+    registrar = Registrar(gates.connect, deadline=10, writers=2)
+    gates.open.clear()
+    futures = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(2)]
+    assert gates.reached.acquire(timeout=5)
+    assert gates.reached.acquire(timeout=5)
+    futures += [pool.submit(registrar.register, asked(alice, f"u{n}")) for n in range(5)]
+    wait_for(lambda: len(registrar._waiting) == 5)
+    gates.open.set()
+    assert all(future.result(5) for future in futures)
+    assert gates.sizes == [1, 1, 5]
+    registrar.close()
+
+
+def test_an_appointed_leader_that_is_killed_while_it_waits_leaves_its_group_to_the_next(
+    registrar, gates, pool, alice, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    class Dying(threading.Event):
+        def wait(self, timeout=None):
+            super().wait(timeout)
+            raise Killed
+
+    gates.open.clear()
+    first = pool.submit(registrar.register, asked(alice, "first"))
+    assert gates.reached.acquire(timeout=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(registrar_module, "threading", SimpleNamespace(Event=Dying))
+        dies = pool.submit(registrar.register, asked(alice, "dies"))
+        wait_for(lambda: len(registrar._waiting) == 1)
+    members = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(3)]
+    wait_for(lambda: len(registrar._waiting) == 4)
+    gates.open.set()
+    assert first.result(5)
+    assert isinstance(dies.exception(5), Killed)
+    assert all(member.result(5) for member in members)
 
 
 def test_nothing_is_acknowledged_before_its_commit(registrar, gates, alice, database_url):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.database import connector
 from tests.factories import APNS_TOKEN, body
 
 URL = "/api/v1/push.token"
@@ -143,5 +144,5 @@ class TestSessionEnd:
 
 def test_what_is_acknowledged_is_durable(app):
     """No role or database may have turned synchronous_commit off for our connections."""
-    with app.extensions["registrar"]._connect() as connection:
+    with connector(app.config["SETTINGS"])() as connection:
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)

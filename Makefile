@@ -5,7 +5,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types coverage format lock bench bench-growth bench-plots soak
+.PHONY: help run test check lint types coverage format lock bench bench-growth bench-lookup bench-import bench-plots soak
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk and ng
 
 bench-growth: $(VENV)/dev.installed ## The same up to 10 million rows (needs wrk)
 	$(BIN)/python -m bench.growth
+
+bench-lookup: $(VENV)/dev.installed ## Compare push.tokens.lookup with its bare SQL
+	$(BIN)/python -m bench.lookup
+
+bench-import: $(VENV)/dev.installed ## Compare the import with a bare COPY, at a million rows
+	$(BIN)/python -m bench.importing
 
 bench-plots: $(VENV)/bench.installed ## Draw what was measured
 	$(BIN)/python -m bench.plot

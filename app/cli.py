@@ -1,18 +1,22 @@
 """The commands of `flask`: what makes something prints one JSON line on stdout."""
 
 import sys
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from typing import Any
 
 import click
-import orjson
 from flask import Flask, current_app
 from flask.cli import AppGroup
 
-from app import service_keys, sessions
+from app import purge, service_keys, session_import, sessions
 from app.auth import hash_secret
 from app.database import is_unavailable
 from app.models import UserSession, db
+from app.mongoexport import UnreadableError, entries
+from app.push_tokens_cli import push_tokens_group
 from app.schemas import MAX_USER_ID, is_storable, iso
+from app.terminal import Meter, say
 
 
 class Commands(AppGroup):
@@ -44,11 +48,6 @@ class UserId(click.ParamType[str]):
         return str(value)
 
 
-def _say(**result: object) -> None:
-    """Print a command's result: one JSON line on stdout."""
-    click.echo(orjson.dumps(result).decode())
-
-
 @sessions_group.command("issue")
 @click.argument("user_id", type=UserId())
 @click.option("--days", type=click.IntRange(1, 36500), help="Life of the session, in days.")
@@ -57,7 +56,7 @@ def issue_session(user_id: str, days: int | None) -> None:
     days = days or current_app.config["SETTINGS"].session_days
     auth_token, expires_at = sessions.issue(user_id, days)
     db.session.commit()
-    _say(userId=user_id, authToken=auth_token, expiresAt=iso(expires_at))
+    say(userId=user_id, authToken=auth_token, expiresAt=iso(expires_at))
 
 
 @sessions_group.command("revoke")
@@ -75,7 +74,55 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
         which &= UserSession.token_hash == hash_secret(secret)
     ended, removed = sessions.end(which)
     db.session.commit()
-    _say(sessions=ended, tokens=removed)
+    say(sessions=ended, tokens=removed)
+
+
+@sessions_group.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+def import_sessions(file: str) -> None:
+    """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
+
+    They are services.resume.loginTokens; gzip is seen by itself. May be run again. Rows that are
+    left out are named on stderr with their line.
+    """
+    days = current_app.config["SETTINGS"].session_days
+    done, problem = session_import.Summary(), None
+    with ExitStack() as stack:
+        try:
+            source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+        except OSError as error:
+            raise click.ClickException(f"{file}: {error.strerror}") from None
+        documents = stack.enter_context(closing(entries(source)))
+        meter = stack.enter_context(Meter("imported"))
+        try:
+            for done in session_import.run(documents, days, _report):
+                meter.at(0, done.sessions)
+        except UnreadableError as error:
+            problem = f"{file}: {error}"
+    say(**asdict(done))
+    if problem:
+        raise click.ClickException(f"{problem}. What was read before is imported.")
+
+
+def _report(line: int, reason: str) -> None:
+    click.echo(f"line {line}: {reason}", err=True)
+
+
+@sessions_group.command("purge")
+def purge_sessions() -> None:
+    """Remove expired sessions and what was registered in them.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    """
+    ended = removed = examined = 0
+    with Meter("expired sessions") as meter:
+        for looked_at, some_ended, some_removed in purge.expired_sessions():
+            db.session.commit()
+            examined += looked_at
+            ended += some_ended
+            removed += some_removed
+            meter.at(examined, examined)
+    say(sessions=ended, tokens=removed)
 
 
 service_keys_group = Commands("service-keys", help="Which services may look up, report, announce.")
@@ -94,7 +141,7 @@ def issue_service_key(name: str, scopes: tuple[str, ...]) -> None:
     """
     key = service_keys.issue(name, scopes)
     db.session.commit()
-    _say(name=name, key=key, scopes=sorted(set(scopes)))
+    say(name=name, key=key, scopes=sorted(set(scopes)))
 
 
 @service_keys_group.command("list")
@@ -103,7 +150,7 @@ def list_service_keys() -> None:
     for row in service_keys.all_keys():
         revoked_at = row["revoked_at"] and iso(row["revoked_at"])
         shown = {"name": row["name"], "scopes": row["scopes"], "keyId": row["key_id"]}
-        _say(**shown, createdAt=iso(row["created_at"]), revokedAt=revoked_at)
+        say(**shown, createdAt=iso(row["created_at"]), revokedAt=revoked_at)
 
 
 @service_keys_group.command("revoke")
@@ -113,10 +160,11 @@ def revoke_service_keys(name: str, keep_latest: bool) -> None:
     """Revoke the keys of the service NAME; it is let in no more from the next request on."""
     revoked = service_keys.revoke(name, keep_latest=keep_latest)
     db.session.commit()
-    _say(name=name, revoked=revoked)
+    say(name=name, revoked=revoked)
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to `flask`."""
     app.cli.add_command(sessions_group)
     app.cli.add_command(service_keys_group)
+    app.cli.add_command(push_tokens_group)

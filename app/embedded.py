@@ -125,7 +125,9 @@ class Server:
         # A short path (a socket's has at most 107 bytes) that only the server's user can open.
         sockets = tempfile.mkdtemp(prefix="push-tokens-")
         self._hand_over(Path(sockets))
-        options = f"-c listen_addresses='' -k {sockets} -c max_connections=200"
+        # Room for tests with many workers, and for bulk loads without a checkpoint a minute.
+        sizes = "-c max_connections=200 -c shared_buffers=256MB -c max_wal_size=2GB"
+        options = f"-c listen_addresses='' -k {sockets} {sizes}"
         start = ("start", "-w", "-t", "60", "-l", str(self.data / "log"), "-o", options)
         if self._run("pg_ctl", *start, "-D", str(self.data), check=False):
             raise RuntimeError((self.data / "log").read_text()[-4000:])

@@ -95,17 +95,18 @@ def page(
     return rows, rows[-1]["id"] if len(rows) == count else last
 
 
-def remove_where(condition: ColumnElement[bool]) -> int:
+def remove_where(condition: ColumnElement[bool], *, skip_locked: bool = False) -> int:
     """Remove the registrations that meet the condition; return how many.
 
     They are locked first, in the order that every writer keeps, and the condition is checked
-    again on whatever changed while we waited for a lock.
+    again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
+    for: what somebody else holds stays.
     """
     doomed = (
         select(PushToken.id)
         .where(condition)
         .order_by(PushToken.app_name, PushToken.token)
-        .with_for_update()
+        .with_for_update(skip_locked=skip_locked)
         .cte("doomed")
     )
     gone = delete(PushToken).where(PushToken.id == doomed.c.id).returning(PushToken.id)

@@ -36,17 +36,25 @@ class Text(fields.String):
         return value
 
 
+def parse_hashed_token(value: Any) -> bytes:
+    """Return the SHA-256 of an auth token from its base64; ValueError when it is not one."""
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        digest = b""
+    if not isinstance(value, str) or len(digest) != HASH_LENGTH:
+        raise ValueError("Must be base64 of a SHA-256, 44 characters.")
+    return digest
+
+
 class HashedToken(fields.Field[bytes]):
     """base64 of the SHA-256 of an auth token, as Meteor stores it (domain.md 1.4)."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bytes:
         try:
-            digest = base64.b64decode(value, validate=True)
-        except (TypeError, ValueError, binascii.Error):
-            digest = b""
-        if not isinstance(value, str) or len(digest) != HASH_LENGTH:
-            raise ValidationError("Must be base64 of a SHA-256, 44 characters.")
-        return digest
+            return parse_hashed_token(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
 
 
 class Moment(fields.AwareDateTime):

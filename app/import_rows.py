@@ -1,0 +1,116 @@
+"""One row of Rocket.Chat's `_raix_push_app_tokens`, of any era, checked by the API's limits."""
+
+import hashlib
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from app.mongoexport import parse_date
+from app.registration_sql import fresh_id
+from app.schemas import (
+    MAX_APP_NAME,
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    canonical,
+    is_storable,
+)
+
+
+class Row(NamedTuple):
+    """A row as it goes into the staging table."""
+
+    id: str
+    app_name: str
+    token: str
+    type: str
+    user_id: str
+    session_hash: bytes
+    enabled: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+def placeholder_hash(user_id: str) -> bytes:
+    """Make the hash of a session that stands for a user whose row names none.
+
+    No header can carry what it is the hash of, as that has a NUL.
+    """
+    return hashlib.sha256(b"push-token-registry: no session\0" + user_id.encode()).digest()
+
+
+def read(document: dict[str, Any]) -> Row:
+    """Return the row of a document; ValueError names the field that is wrong (domain.md 1.9)."""
+    kind, token = _push_token(document)
+    user_id = _text(document, "userId", MAX_USER_ID)
+    created_at, updated_at = _dates(document)
+    enabled = document.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ValueError("enabled: not true or false")
+    return Row(
+        fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
+        _text(document, "appName", MAX_APP_NAME),
+        token,
+        kind,
+        user_id,
+        _session_hash(document.get("authToken"), user_id),
+        enabled,
+        created_at,
+        updated_at,
+    )
+
+
+def _text(document: dict[str, Any], name: str, limit: int) -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}: missing, empty or no string")
+    if not is_storable(value, limit):
+        raise ValueError(f"{name}: over {limit} bytes of UTF-8, or not storable text")
+    return value
+
+
+def _push_token(document: dict[str, Any]) -> tuple[str, str]:
+    """Return type and value: `token: {gcm|apn: value}`, or `tokenType` and `tokenValue`."""
+    token = document.get("token")
+    if token is None and "tokenValue" in document:
+        kind = document.get("tokenType")
+        token = {kind: document["tokenValue"]} if isinstance(kind, str) else {}
+    elif isinstance(token, dict) and len(token) == 1:
+        kind = next(iter(token))
+    else:
+        raise ValueError("token: not one of gcm and apn")
+    if kind not in ("apn", "gcm"):
+        raise ValueError("token: its type is neither apn nor gcm")
+    value = token[kind]
+    if not isinstance(value, str) or not value or not is_storable(value, MAX_PUSH_TOKEN):
+        raise ValueError(f"token: not a string of 1 to {MAX_PUSH_TOKEN} bytes of UTF-8")
+    return kind, canonical(value) if kind == "apn" else value
+
+
+def _dates(document: dict[str, Any]) -> tuple[datetime, datetime]:
+    """Return creation and latest renewal; a row that both eras wrote has two renewals."""
+    found = {}
+    for name in ("createdAt", "updatedAt", "_updatedAt"):
+        if document.get(name) is not None:
+            try:
+                found[name] = parse_date(document[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    if not found:
+        raise ValueError("updatedAt: missing")
+    renewed = [found[name] for name in ("updatedAt", "_updatedAt") if name in found]
+    updated_at = max(renewed) if renewed else found["createdAt"]
+    return found.get("createdAt", updated_at), updated_at
+
+
+def _session_hash(text: Any, user_id: str) -> bytes:
+    if text is None:
+        return placeholder_hash(user_id)
+    try:
+        session_hash = a2b_base64(text.encode(), strict_mode=True)
+    except (AttributeError, UnicodeError, Base64Error):
+        session_hash = b""
+    if len(session_hash) != 32:
+        raise ValueError("authToken: not the Base64 of a SHA-256")
+    return session_hash

@@ -1,0 +1,93 @@
+"""The statements that merge a batch of imported rows, in the order in which they run.
+
+A batch is one transaction. Sessions are locked first, in token_hash order, then registrations in
+(app_name, token) order, as every writer does; the statements before only read.
+"""
+
+# Nobody analyzes a temporary table, and the real ones grow while plans are made: of all joins
+# only the one that looks a few thousand rows up by index is right at every size.
+PREPARE = """
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
+CREATE TEMPORARY TABLE staged (
+    line bigint, id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
+    type text COLLATE "C", user_id text COLLATE "C", session_hash bytea, enabled boolean,
+    created_at timestamptz(3), updated_at timestamptz(3)
+) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT DELETE ROWS;
+"""
+
+STAGE = "COPY staged FROM STDIN"
+
+# A session that nobody knows yet belongs to the first row that names it.
+MISFITS = """
+SELECT line, owner <> user_id AS is_foreign
+FROM (
+    SELECT s.line, s.user_id, coalesce(
+        u.user_id, first_value(s.user_id) OVER (PARTITION BY s.session_hash ORDER BY s.line)
+    ) AS owner, coalesce(u.can_sign_in, false) AS is_known
+    FROM staged s LEFT JOIN user_sessions u ON u.token_hash = s.session_hash
+) judged
+WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
+"""
+
+DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
+
+PICK_WINNERS = """
+INSERT INTO winners
+SELECT DISTINCT ON (s.app_name, s.token) s.*, p.id
+FROM staged s
+LEFT JOIN push_tokens p ON p.app_name = s.app_name AND p.token = s.token
+WHERE p.id IS NULL OR p.updated_at < s.updated_at
+ORDER BY s.app_name, s.token, s.updated_at DESC, s.line
+"""
+
+TAKEN_IDS = """
+SELECT w.line
+FROM (
+    SELECT line, id, old_id, row_number() OVER (PARTITION BY id ORDER BY updated_at DESC, line) n
+    FROM winners
+) w
+LEFT JOIN push_tokens p ON p.id = w.id
+WHERE n > 1 OR p.id <> coalesce(w.old_id, '')
+"""
+
+RENAME = """
+UPDATE winners SET id = coalesce(old_id, renamed.id)
+FROM unnest(%(lines)s::bigint[], %(ids)s::text[]) renamed (line, id)
+WHERE winners.line = renamed.line
+"""
+
+# The update changes nothing, but locks the sessions that are there, like those that are new.
+KEEP_SESSIONS = """
+INSERT INTO user_sessions (token_hash, user_id, can_sign_in)
+SELECT DISTINCT ON (session_hash) session_hash, user_id, false
+FROM winners
+ORDER BY session_hash, line
+ON CONFLICT (token_hash) DO UPDATE SET can_sign_in = user_sessions.can_sign_in WHERE false
+"""
+
+LOCK_SESSIONS = """
+SELECT u.token_hash
+FROM user_sessions u
+JOIN (SELECT DISTINCT session_hash FROM winners) w ON w.session_hash = u.token_hash
+WHERE u.can_sign_in
+ORDER BY u.token_hash
+FOR KEY SHARE OF u
+"""
+
+MERGE = """
+INSERT INTO push_tokens
+    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at)
+SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
+    w.updated_at
+FROM winners w
+JOIN user_sessions u ON u.token_hash = w.session_hash AND u.user_id = w.user_id
+ORDER BY w.app_name, w.token
+ON CONFLICT (app_name, token) DO UPDATE SET
+    id = excluded.id, type = excluded.type, user_id = excluded.user_id,
+    session_hash = excluded.session_hash, enabled = excluded.enabled,
+    created_at = excluded.created_at, updated_at = excluded.updated_at
+WHERE push_tokens.updated_at < excluded.updated_at
+"""
+
+COUNT_OLD = "SELECT count(old_id) FROM winners"

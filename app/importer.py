@@ -1,0 +1,169 @@
+"""Import of Rocket.Chat's `_raix_push_app_tokens`, as mongoexport prints it, or of our export.
+
+Rows go by COPY into a temporary table, a batch at a time, and are merged from there in one
+transaction a batch. The newest row of an (appName, value) wins, whether the other one is in the
+file or in the table, and it wins as a whole, with its `_id` and dates; of two equally new ones the
+first stays. So the result does not depend on where batches end, and a second run, or one after a
+crash, changes nothing that the first one did. An `_id` that is another row's already is not taken
+from it: the row keeps the id that it has in the table, or gets a fresh one.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from psycopg import errors
+
+from app import import_sql as sql
+from app.database import RACES, Connection
+from app.import_rows import Row, read
+from app.mongoexport import Entry
+from app.registration_sql import fresh_id
+
+BATCH = 5000  # rows; one that waits for a lock of ours waits for a fraction of a second
+PATIENCE = 60.0  # seconds during which a batch that lost a race is tried again
+
+Reject = Callable[[Entry, str], None]
+Batch = dict[int, tuple[Entry, Row]]  # by place in the file
+Outcome = tuple[int, int, Mapping[int, bool]]  # rows written, rows there before, misfits
+Merging = tuple[Batch, Future[Outcome]]
+
+REASONS = {True: "authToken: the session of another user", False: "authToken: no known session"}
+
+
+@dataclass
+class Summary:
+    """What became of the documents; `read` is the sum of the rest."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the summary as the command prints it."""
+        return asdict(self)
+
+
+class Importer:
+    """Merges documents into the registrations, over a connection in autocommit of its own."""
+
+    def __init__(self, connection: Connection, reject: Reject, *, known_only: bool = False):
+        self._connection = connection
+        self._reject = reject
+        self._known_only = known_only
+        self._batch: Batch = {}
+        self._place = 0
+        self._documents = 0
+        self.summary = Summary()
+        connection.prepare_threshold = None  # a plan must not outlive the size it was made for
+        connection.execute(sql.PREPARE)
+
+    @property
+    def found_nothing(self) -> bool:
+        """Tell whether there was something to read, and none of it was a document."""
+        return self._place > 0 and not self._documents
+
+    def run(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
+        """Import all; what was read before reading fails is imported, too."""
+        with ThreadPoolExecutor(1) as writer:
+            merging: Merging | None = None
+            try:
+                for entry in entries:
+                    self._take(entry)
+                    if len(self._batch) == BATCH:
+                        merging = self._hand_over(writer, merging)
+                        progress(self.summary.read)
+            finally:
+                merging = self._hand_over(writer, merging)
+                self._hand_over(writer, merging)
+
+    def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
+        """Have the batch merged while the next one is read; first count what was merged before.
+
+        Reading takes a third of the time, in Python; the rest passes in the database.
+        """
+        if merging:
+            batch, outcome = merging
+            self._count(batch, outcome.result())
+        batch, self._batch = self._batch, {}
+        return (batch, writer.submit(self._flush, batch)) if batch else None
+
+    def _take(self, entry: Entry) -> None:
+        self._place += 1
+        problem = entry.problem
+        if entry.document is not None:
+            self._documents += 1
+            try:
+                self._batch[self._place] = (entry, read(entry.document))
+                return
+            except ValueError as error:
+                problem = str(error)
+        self._refuse(entry, problem)
+
+    def _refuse(self, entry: Entry, problem: str) -> None:
+        self._reject(entry, problem)
+        self.summary.read += 1
+        self.summary.rejected += 1
+
+    def _flush(self, batch: Batch) -> Outcome:
+        """Merge a batch and commit; try again when it lost a race."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with self._connection.transaction():
+                    return self._merge(batch)
+            except (*RACES, errors.LockNotAvailable):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        written, old, misfits = outcome
+        for place, is_foreign in sorted(misfits.items()):
+            self._refuse(batch[place][0], REASONS[is_foreign])
+        # Only where a registration of the same instant wins is this off, by that one.
+        updated = min(old, written)
+        self.summary.updated += updated
+        self.summary.inserted += written - updated
+        self.summary.unchanged += len(batch) - len(misfits) - written
+        self.summary.read += len(batch) - len(misfits)
+
+    def _merge(self, batch: Batch) -> Outcome:
+        """Merge; return rows written, rows that were there before, and the misfits' places."""
+        execute = self._connection.execute
+        with self._connection.cursor().copy(sql.STAGE) as copy:
+            copy.write("".join(_staged(place, row) for place, (_, row) in batch.items()))
+        misfits = dict(execute(sql.MISFITS, {"known_only": self._known_only}).fetchall())
+        if misfits:
+            execute(sql.DROP_MISFITS, {"lines": list(misfits)})
+        if not execute(sql.PICK_WINNERS).rowcount:
+            return 0, 0, misfits
+        taken = [line for (line,) in execute(sql.TAKEN_IDS)]
+        if taken:
+            execute(sql.RENAME, {"lines": taken, "ids": [fresh_id() for _ in taken]})
+        execute(sql.LOCK_SESSIONS if self._known_only else sql.KEEP_SESSIONS)
+        written = execute(sql.MERGE).rowcount
+        ((old,),) = execute(sql.COUNT_OLD)
+        return written, old, misfits
+
+
+def _staged(place: int, row: Row) -> str:
+    """Write a row as COPY reads it."""
+    fields = [_escape(text) for text in row[:5]]
+    id_, app_name, token, type_, user_id = fields
+    return (
+        f"{place}\t{id_}\t{app_name}\t{token}\t{type_}\t{user_id}\t\\\\x{row.session_hash.hex()}\t"
+        f"{'t' if row.enabled else 'f'}\t{row.created_at.isoformat()}\t"
+        f"{row.updated_at.isoformat()}\n"
+    )
+
+
+def _escape(text: str) -> str:
+    if "\\" in text or "\n" in text or "\t" in text or "\r" in text:
+        text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+        return text.replace("\r", "\\r")
+    return text

@@ -1,0 +1,143 @@
+"""The verbs of `push-tokens purge`: registrations that nobody renews leave.
+
+There is no index on `updated_at`, on purpose (see models.py), so the table is walked in the order
+of its primary key, a slice at a time. Only what a slice found is locked, for as long as it takes
+to delete it; what somebody else holds is being renewed and stays. Nothing is remembered between
+two slices but where to go on, so a purge may be killed and run again.
+
+The verbs are generators: after each slice they yield what it did, for the caller to commit.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, cast
+
+from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select, text, tuple_
+
+from app import push_tokens, sessions
+from app.models import PushToken, UserSession, db
+
+SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
+USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
+
+
+class Step(NamedTuple):
+    """What one slice did; in a dry run `removed` is what would have gone."""
+
+    examined: int
+    removed: int
+
+
+def days_ago(days: int) -> datetime:
+    """Return the moment `days` days ago, by the clock that stamps the registrations."""
+    return cast(datetime, db.session.scalar(select(func.now() - timedelta(days=days))))
+
+
+def estimated_rows() -> float:
+    """Return about how many registrations there are; 0 or less when the database can't say."""
+    size = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)")
+    return db.session.scalar(size, {"name": PushToken.__tablename__}) or 0
+
+
+def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
+    """Remove the registrations that nobody has renewed since that moment."""
+    doomed = PushToken.updated_at < since
+    after = ""
+    while True:
+        page = select(PushToken.id, doomed).where(PushToken.id > after)
+        rows = db.session.execute(page.order_by(PushToken.id).limit(SLICE)).all()
+        if not rows:
+            return
+        ids = [id_ for id_, is_doomed in rows if is_doomed]
+        yield Step(len(rows), len(ids) if dry_run else _remove(ids, doomed))
+        after = rows[-1][0]
+
+
+def beyond(keep: int, since: datetime, *, dry_run: bool) -> Iterator[Step]:
+    """Remove what a user has beyond the `keep` latest seen; those unseen are not looked at."""
+    for user_id in _crowded(keep):
+        theirs = PushToken.user_id == user_id
+        place = tuple_(PushToken.updated_at, PushToken.id)
+        latest = select(PushToken.updated_at, PushToken.id).where(theirs)
+        newest_first = latest.order_by(PushToken.updated_at.desc(), PushToken.id.desc())
+        last_kept = db.session.execute(newest_first.offset(keep - 1).limit(1)).one_or_none()
+        if last_kept is None:
+            continue
+        doomed = and_(theirs, PushToken.updated_at >= since, place < tuple_(*last_kept))
+        ids = db.session.scalars(select(PushToken.id).where(doomed)).all()
+        for start in range(0, len(ids), SLICE):
+            some = ids[start : start + SLICE]
+            yield Step(len(some), len(some) if dry_run else _remove(some, doomed))
+
+
+def hollow_sessions() -> Iterator[Step]:
+    """Remove sessions that an import made and that hold no registration any more.
+
+    Two statements, the lock first: who waits in front of the lock gets no fresh look at the
+    other table, and would take the registration of an import that came in between along.
+    """
+    hollow = and_(
+        not_(UserSession.can_sign_in),
+        not_(exists().where(PushToken.session_hash == UserSession.token_hash)),
+    )
+    after = b""
+    while True:
+        page = select(UserSession.token_hash, hollow).where(UserSession.token_hash > after)
+        rows = db.session.execute(page.order_by(UserSession.token_hash).limit(SLICE)).all()
+        if not rows:
+            return
+        found = [token_hash for token_hash, is_hollow in rows if is_hollow]
+        removed = 0
+        if found:
+            ours = select(UserSession.token_hash).where(UserSession.token_hash.in_(found))
+            in_order = ours.order_by(UserSession.token_hash).with_for_update(skip_locked=True)
+            locked = db.session.scalars(in_order).all()
+            gone = delete(UserSession).where(UserSession.token_hash.in_(locked), hollow)
+            returned = gone.returning(UserSession.token_hash)
+            removed = len(db.session.execute(returned).all())
+        yield Step(len(rows), removed)
+        after = rows[-1][0]
+
+
+def expired_sessions() -> Iterator[tuple[int, int, int]]:
+    """End the sessions that are over; yield rows looked at, sessions ended, registrations gone."""
+    expired = UserSession.expires_at <= func.now()
+    after = b""
+    while True:
+        page = select(UserSession.token_hash, expired).where(UserSession.token_hash > after)
+        rows = db.session.execute(page.order_by(UserSession.token_hash).limit(SLICE)).all()
+        if not rows:
+            return
+        found = [token_hash for token_hash, is_expired in rows if is_expired]
+        ended = (0, 0)
+        if found:
+            # The condition again: a session may have been announced anew meanwhile.
+            ended = sessions.end(and_(UserSession.token_hash.in_(found), expired))
+        yield len(rows), *ended
+        after = rows[-1][0]
+
+
+def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
+    """Remove those of the ids that are still doomed and that nobody holds."""
+    if not ids:
+        return 0
+    return push_tokens.remove_where(and_(PushToken.id.in_(ids), doomed), skip_locked=True)
+
+
+def _crowded(keep: int) -> Iterator[str]:
+    """Give the users with more than `keep` registrations."""
+    size = max(USERS_SLICE, keep + 1)
+    after = ""
+    while True:
+        page = select(PushToken.user_id).where(PushToken.user_id > after)
+        entries = page.order_by(PushToken.user_id).limit(size).subquery().c
+        count = func.count()
+        counts = select(entries.user_id, count).group_by(entries.user_id)
+        rows = list(db.session.execute(counts.order_by(entries.user_id)).all())
+        is_full = sum(number for _, number in rows) == size
+        if is_full and len(rows) > 1:
+            rows.pop()  # the slice may end in the midst of this user, who is counted again
+        yield from (user_id for user_id, number in rows if number > keep)
+        if not is_full:
+            return
+        after = rows[-1][0]

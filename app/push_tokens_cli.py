@@ -1,0 +1,223 @@
+"""The commands on push tokens, for moving them in bulk and keeping the table clean."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import BinaryIO
+
+import click
+import orjson
+import psycopg
+from flask import current_app
+from flask.cli import AppGroup
+from rich.console import Console
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+
+from app import exporter, purge, stats
+from app.database import Connection, connector, is_unavailable
+from app.importer import Importer
+from app.models import db
+from app.mongoexport import Entry, UnreadableError, entries
+from app.schemas import MAX_APP_NAME, is_storable
+from app.terminal import Meter, say
+
+MAX_REJECT = 10_000  # bytes of a rejected row that are kept
+
+push_tokens_group = AppGroup("push-tokens", help="Registrations in bulk.")
+
+
+@contextmanager
+def _database() -> Iterator[Connection]:
+    """Give a connection of the command's own, on which statements may take long."""
+    connect = connector(current_app.config["SETTINGS"], batch=True)
+    with _one_line_when_away(), closing(connect(autocommit=True)) as connection:
+        yield connection
+
+
+@contextmanager
+def _one_line_when_away() -> Iterator[None]:
+    """End with exit status 1 and one line, instead of a stack trace, when the database is away."""
+    try:
+        yield
+    except (psycopg.Error, DBAPIError) as error:
+        if not is_unavailable(error):
+            raise
+        cause = getattr(error, "orig", None) or error
+        text = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise click.ClickException(f"the database is not available: {text}") from None
+
+
+class Rejects:
+    """Where rejected rows go: a file that only we may read, else the first few on stderr."""
+
+    def __init__(self, path: str | None):
+        self._file: BinaryIO | None = None
+        self._shown = 0
+        if path:
+            # They have push tokens in them, which are as good as passwords.
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.fchmod(number, 0o600)
+            self._file = os.fdopen(number, "wb")
+
+    def add(self, entry: Entry, reason: str) -> None:
+        """Note an entry and why it was rejected."""
+        if self._file:
+            row = entry.text[:MAX_REJECT].decode(errors="replace").strip()
+            note = {"line": entry.line, "reason": reason, "row": row}
+            self._file.write(orjson.dumps(note, option=orjson.OPT_APPEND_NEWLINE))
+            return
+        self._shown += 1
+        if self._shown <= 10:
+            click.echo(f"line {entry.line}: {reason}", err=True)
+        elif self._shown == 11:
+            click.echo("Further rejects are not shown; --rejects FILE has them all.", err=True)
+
+    def close(self) -> None:
+        """Have all of it in the file."""
+        if self._file:
+            self._file.close()
+
+
+@push_tokens_group.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option(
+    "--rejects",
+    type=click.Path(dir_okay=False),
+    help="Write what is not imported here, with line and reason: keep it secret, like FILE.",
+)
+@click.option(
+    "--known-sessions-only",
+    is_flag=True,
+    help="Reject rows whose session can't sign in here, instead of keeping them without.",
+)
+def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool) -> None:
+    """Merge FILE (- is stdin) into the registrations; the newest of a push token wins.
+
+    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, or our export; gzip is seen by
+    itself. May be run again, and beside the running service.
+    """
+    with ExitStack() as stack:
+        try:
+            source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+            sink = stack.enter_context(closing(Rejects(rejects)))
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+        documents = stack.enter_context(closing(entries(source)))
+        connection = stack.enter_context(_database())
+        size = os.path.getsize(file) if os.path.isfile(file) else 0
+        meter = stack.enter_context(Meter("imported", size))
+        importer = Importer(connection, sink.add, known_only=known_sessions_only)
+        problem = ""
+        try:
+            importer.run(documents, lambda rows: meter.at(source.tell() if size else 0, rows))
+        except UnreadableError as error:
+            problem = str(error)
+        except BaseException:
+            click.echo(f"Stopped; committed so far: {importer.summary.as_dict()}", err=True)
+            raise
+    done = importer.summary.as_dict()
+    say(**done)
+    if not problem and importer.found_nothing:
+        problem = "no line of it is a JSON object; this is not what mongoexport prints"
+    if problem:
+        raise click.ClickException(f"{file}: {problem}. Done so far: {done}")
+
+
+@push_tokens_group.command("export")
+@click.option("--app-name", help="Only the registrations of this app.")
+def export_push_tokens(app_name: str | None) -> None:
+    """Print every registration, one JSON document a line, as `import` takes it back.
+
+    Handle the output as you would handle passwords: it has the push tokens, and as `authToken`
+    the SHA-256 of the session each was registered in. Nobody can sign in with these, but the
+    import needs them so that a registration still dies with its session.
+    """
+    if app_name is not None and not is_storable(app_name, MAX_APP_NAME):
+        raise click.BadParameter(f"has over {MAX_APP_NAME} bytes of UTF-8", param_hint="app-name")
+    output = sys.stdout.buffer
+    total = 0.0
+    if app_name is None:
+        with _one_line_when_away():
+            total = purge.estimated_rows()
+            db.session.rollback()
+    rows = 0
+    try:
+        with _database() as connection, Meter("exported", total) as meter:
+            for number, lines in exporter.lines(connection, app_name):
+                output.write(lines)
+                rows += number
+                meter.at(rows, rows)
+            output.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. What is left in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@push_tokens_group.command("purge")
+@click.option(
+    "--unseen-days",
+    type=click.IntRange(1, 36500),
+    required=True,
+    metavar="N",
+    help="Remove what was not registered again for N days; FCM expires tokens after 270.",
+)
+@click.option(
+    "--keep-per-user",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Remove what a user has beyond the N latest seen registrations.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count.")
+def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> None:
+    """Remove registrations that nobody renews, and what is too many for one user.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    Sessions that an import made go with their last registration.
+    """
+    with _one_line_when_away():
+        since = purge.days_ago(unseen_days)
+        size = purge.estimated_rows()
+        db.session.commit()
+        removed = _run("unseen", purge.unseen(since, dry_run=dry_run), size)
+        crowd = _run("beyond the limit", purge.beyond(keep_per_user, since, dry_run=dry_run))
+        if not dry_run:
+            _run("empty sessions", purge.hollow_sessions())
+    say(unseen=removed, beyondLimit=crowd, dryRun=dry_run)
+
+
+def _run(what: str, steps: Iterator[purge.Step], size: float = 0) -> int:
+    """Run a purge's steps, a transaction each; return how many rows went."""
+    examined = removed = 0
+    with Meter(what, max(size, 0)) as meter:
+        for step in steps:
+            db.session.commit()
+            examined += step.examined
+            removed += step.removed
+            meter.at(examined, examined)
+    db.session.commit()
+    return removed
+
+
+@push_tokens_group.command("stats")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line instead of a table.")
+def show_stats(as_json: bool) -> None:
+    """Show how many registrations there are, by app and type, and when they were last seen."""
+    connect = connector(current_app.config["SETTINGS"], batch=True)
+    engine = create_engine("postgresql+psycopg://", creator=connect, hide_parameters=True)
+    with _one_line_when_away():
+        try:
+            with engine.connect() as connection:
+                rows = stats.count(connection)
+        finally:
+            engine.dispose()
+    if as_json:
+        say(registrations=sum(row["registrations"] for row in rows), apps=rows)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(stats.table(rows))

@@ -1,0 +1,101 @@
+"""Import of the sessions in Rocket.Chat's users, as mongoexport prints them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from app import sessions
+from app.database import committed
+from app.mongoexport import Entry, parse_date
+from app.schemas import MAX_USER_ID, is_storable
+from app.service_schemas import parse_hashed_token
+
+BATCH = 1000  # sessions in one transaction
+
+
+def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of a user's document; ValueError says what is wrong with it.
+
+    They are `services.resume.loginTokens` of `{when, hashedToken, type?}`. A login lives `days`
+    days from `when`; one without `when` never ends (RC#12045), nor does a personal access token.
+    """
+    user_id = user.get("_id")
+    if not isinstance(user_id, str) or not user_id or not is_storable(user_id, MAX_USER_ID):
+        raise ValueError(f"_id: must be a string of 1 to {MAX_USER_ID} bytes of UTF-8")
+    login_tokens: Any = user
+    for name in ("services", "resume", "loginTokens"):
+        login_tokens = login_tokens.get(name) if isinstance(login_tokens, dict) else None
+    if login_tokens is None:
+        return  # never signed in, or signed out everywhere
+    if not isinstance(login_tokens, list):
+        raise ValueError("services.resume.loginTokens: must be a list")
+    for place, entry in enumerate(login_tokens):
+        try:
+            yield {"user_id": user_id, **_session(entry, days)}
+        except ValueError as error:
+            raise ValueError(f"services.resume.loginTokens.{place}: {error}") from None
+
+
+@dataclass
+class Summary:
+    """What became of the users' documents."""
+
+    read: int = 0
+    sessions: int = 0
+    rejected: int = 0
+
+
+def run(
+    entries: Iterable[Entry], days: int, reject: Callable[[int, str], None]
+) -> Iterator[Summary]:
+    """Import sessions in committed batches; yield the summary so far after each.
+
+    `reject` is told the line and the reason of what is left out: a document as a whole where it
+    is wrong, a session alone where it is another user's. What was read before reading fails is
+    imported too.
+    """
+    done = Summary()
+    batch: list[tuple[int, dict[str, Any]]] = []
+    try:
+        for entry in entries:
+            done.read += 1
+            try:
+                if entry.document is None:
+                    raise ValueError(entry.problem)
+                batch += [(entry.line, one) for one in sessions_of(entry.document, days)]
+            except ValueError as error:
+                done.rejected += 1
+                reject(entry.line, str(error))
+            if len(batch) >= BATCH:
+                done.sessions += _put(batch, days, reject)
+                batch.clear()
+                yield done
+    finally:
+        done.sessions += _put(batch, days, reject)
+    yield done
+
+
+def _put(
+    batch: list[tuple[int, dict[str, Any]]], days: int, reject: Callable[[int, str], None]
+) -> int:
+    """Put a batch without what is another user's; return how many sessions that were."""
+    while batch:
+        announced = [one for _, one in batch]
+        try:
+            committed(lambda announced=announced: sessions.put(announced, days))  # type: ignore[misc]
+        except sessions.ForeignHashError as foreign:
+            line, one = batch.pop(foreign.place)
+            reject(line, f"hashedToken: known for another user than {one['user_id']}")
+        else:
+            break
+    return len(batch)
+
+
+def _session(entry: Any, days: int) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise ValueError("must be an object")
+    ends: datetime | None = None
+    if entry.get("type") != "personalAccessToken" and entry.get("when") is not None:
+        ends = parse_date(entry["when"]) + timedelta(days=days)
+    return {"token_hash": parse_hashed_token(entry.get("hashedToken")), "expires_at": ends}

@@ -1,0 +1,393 @@
+"""`push-tokens import`: Rocket.Chat's rows, of every era, merged by what is newest."""
+
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from app import importer
+from tests.factories import APNS_TOKEN, body
+
+BIN = Path(sys.executable).parent
+MOMENT = datetime(2018, 9, 11, 18, 22, 55, 6000, UTC)
+DATE = {"$date": "2018-09-11T18:22:55.006Z"}
+LATER = {"$date": "2019-01-01T00:00:00.000Z"}
+DATES = [
+    DATE,
+    {"$date": {"$numberLong": "1536690175006"}},
+    {"$date": "2018-09-12T02:22:55.006+0800"},
+    {"$date": 1536690175006},
+]
+
+
+def auth_hash(name: str = "session") -> str:
+    return b64encode(hashlib.sha256(name.encode()).digest()).decode()
+
+
+def row(value: str = "t1", **changes: object) -> dict[str, object]:
+    """Return a row of era A; a change to None leaves the field out."""
+    made = {
+        "_id": f"id-{value}",
+        "token": {"gcm": value},
+        "authToken": auth_hash(value),
+        "appName": "main",
+        "userId": "alice",
+        "enabled": True,
+        "createdAt": DATE,
+        "updatedAt": DATE,
+        "metadata": {},
+        **changes,
+    }
+    return {name: field for name, field in made.items() if field is not None}
+
+
+def ndjson(*rows: object) -> bytes:
+    return b"".join(r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in rows)
+
+
+@pytest.fixture
+def run(runner, tmp_path):
+    """A function that imports bytes and returns (summary, result, rejects)."""
+
+    def run(data: bytes, *options: str, stdin: bool = False):
+        path, rejects = tmp_path / "export.json", tmp_path / "rejects"
+        path.write_bytes(data)
+        where = "-" if stdin else str(path)
+        result = runner.invoke(
+            args=["push-tokens", "import", where, "--rejects", str(rejects), *options],
+            input=data if stdin else None,
+        )
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        summary = json.loads(result.stdout)
+        parts = ("inserted", "updated", "unchanged", "rejected")
+        assert summary["read"] == sum(summary[name] for name in parts)
+        assert oct(rejects.stat().st_mode)[-3:] == "600"
+        return summary, result, [json.loads(line) for line in rejects.read_bytes().splitlines()]
+
+    return run
+
+
+ERAS = {
+    "A": lambda date: row("t1", createdAt=date, updatedAt=date),
+    "B": lambda date: row("t1", createdAt=date, updatedAt=None, _updatedAt=date, voipToken="v"),
+    "C": lambda date: row(
+        token=None, tokenValue="t1", tokenType="gcm", createdAt=date, updatedAt=None,
+        _updatedAt=date,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("date", DATES, ids=["iso", "canonical", "offset", "number"])
+def test_takes_the_rows_of_every_era_with_every_form_of_date(run, database, era, date):
+    summary, result, _ = run(ndjson(ERAS[era](date)))
+    assert (result.exit_code, summary["inserted"]) == (0, 1)
+    (stored,) = database.push_tokens()
+    assert (stored["id"], stored["app_name"], stored["token"]) == ("id-t1", "main", "t1")
+    assert (stored["type"], stored["user_id"], stored["enabled"]) == ("gcm", "alice", True)
+    assert stored["session_hash"] == hashlib.sha256(b"t1").digest()
+    assert stored["created_at"] == stored["updated_at"] == MOMENT
+
+
+FORMS = {
+    "lines": lambda rows: ndjson(*rows),
+    "array": lambda rows: b"[" + b",\n".join(json.dumps(r).encode() for r in rows) + b"]\n",
+    "array on one line": lambda rows: json.dumps(rows).encode(),
+    "pretty array": lambda rows: json.dumps(rows, indent=4).encode(),
+    "gzip": lambda rows: gzip.compress(ndjson(*rows)),
+    "gzip array": lambda rows: gzip.compress(json.dumps(rows).encode()),
+    "byte order mark": lambda rows: b"\xef\xbb\xbf" + ndjson(*rows),
+    "no last newline": lambda rows: ndjson(*rows).rstrip(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stdin", [False, True])
+def test_takes_every_form_of_file(run, database, form, stdin):
+    summary, result, _ = run(FORMS[form]([row(f"t{n}") for n in range(50)]), stdin=stdin)
+    assert (result.exit_code, summary["read"], summary["inserted"]) == (0, 50, 50)
+    assert len(database.push_tokens()) == 50
+
+
+def test_twice_the_same_changes_nothing(run, database):
+    data = ndjson(
+        row("a"), row("b", authToken=None), row("b", updatedAt=LATER), row("c", _id=None)
+    )
+    run(data)
+    before = (database.push_tokens(), database.rows("SELECT * FROM user_sessions ORDER BY 1"))
+    summary, _, _ = run(data)
+    assert summary == {"read": 4, "inserted": 0, "updated": 0, "unchanged": 4, "rejected": 0}
+    after = (database.push_tokens(), database.rows("SELECT * FROM user_sessions ORDER BY 1"))
+    assert after == before
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5000])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_the_newest_of_a_file_wins_wherever_batches_end(
+    run, database, monkeypatch, batch, newest_first
+):
+    monkeypatch.setattr(importer, "BATCH", batch)
+    rows = [
+        row("a"),
+        row("a", _id="newer", userId="bob", authToken=auth_hash("x"), updatedAt=LATER),
+    ]
+    summary, _, _ = run(ndjson(*(rows[::-1] if newest_first else rows)))
+    assert summary["inserted"] == 1
+    (stored,) = database.push_tokens()
+    assert (stored["id"], stored["user_id"], stored["created_at"]) == ("newer", "bob", MOMENT)
+
+
+def test_what_is_newer_in_the_table_stays(run, client, alice, database):
+    client.post("/api/v1/push.token", json=body(), headers=alice.headers)
+    before = database.push_tokens()
+    summary, _, _ = run(ndjson(row(body()["value"], _id="x", appName="chat.example")))
+    assert summary["unchanged"] == 1
+    assert database.push_tokens() == before
+
+
+def test_what_is_older_in_the_table_is_updated(run, database):
+    run(ndjson(row("a")))
+    summary, _, _ = run(ndjson(row("a", enabled=False, updatedAt=LATER)))
+    assert summary["updated"] == 1
+    (stored,) = database.push_tokens()
+    assert (stored["enabled"], stored["updated_at"].year) == (False, 2019)
+
+
+def test_an_id_that_is_another_rows_is_not_taken_from_it(run, database):
+    run(ndjson(row("a", _id="x")))
+    summary, _, _ = run(ndjson(row("b", _id="x"), row("c", _id="y"), row("d", _id="y")))
+    assert summary["inserted"] == 3
+    ids = {r["token"]: r["id"] for r in database.push_tokens()}
+    assert (ids["a"], ids["c"]) == ("x", "y")
+    assert len(ids["b"]) == len(ids["d"]) == 17
+    summary, _, _ = run(ndjson(row("a", _id="y", updatedAt=LATER)))
+    assert summary["updated"] == 1
+    assert {r["token"]: r["id"] for r in database.push_tokens()} == ids
+
+
+def test_unknown_sessions_hold_rows_and_let_nobody_in(run, database):
+    run(ndjson(row("a"), row("b", authToken=None), row("c", authToken=None)))
+    sessions = database.rows("SELECT * FROM user_sessions")
+    assert len(sessions) == 2
+    assert {(s["user_id"], s["can_sign_in"], s["expires_at"]) for s in sessions} == {
+        ("alice", False, None)
+    }
+
+
+def test_known_sessions_take_their_rows_along_at_logout(run, client, alice, database):
+    data = ndjson(row("a", authToken=b64encode(alice.token_hash).decode()))
+    assert run(data, "--known-sessions-only")[0]["inserted"] == 1
+    (session,) = database.rows("SELECT * FROM user_sessions")
+    assert session["can_sign_in"]
+    client.post("/api/v1/logout", headers=alice.headers)
+    assert not database.push_tokens()
+
+
+def test_known_sessions_only_rejects_the_others(run, database):
+    summary, result, rejects = run(ndjson(row("a")), "--known-sessions-only")
+    assert (summary["rejected"], result.exit_code) == (1, 0)
+    assert rejects[0]["reason"] == "authToken: no known session"
+    assert not database.rows("SELECT * FROM user_sessions")
+
+
+def test_another_users_session_is_refused(run, bob, database):
+    foreign = b64encode(bob.token_hash).decode()
+    shared = auth_hash("shared")
+    rows = [row("a", authToken=foreign), row("b", authToken=shared)]
+    summary, _, rejects = run(ndjson(*rows, row("c", authToken=shared, userId="carol")))
+    assert (summary["inserted"], [r["line"] for r in rejects]) == (1, [1, 3])
+    assert {r["reason"] for r in rejects} == {"authToken: the session of another user"}
+    assert [r["token"] for r in database.push_tokens()] == ["b"]
+
+
+BAD = [
+    (b"nonsense\n", "not JSON"),
+    (b"[1]\n", "not a JSON object"),
+    (b'{"a":"\xff"}\n', "not JSON"),
+    (row(userId=None), "userId"),
+    (row(userId=""), "userId"),
+    (row(userId="u" * 256), "userId"),
+    (row(_id=1), "_id"),
+    (row(_id="i" * 65), "_id"),
+    (row(appName=None), "appName"),
+    (row(appName="ü" * 128), "appName"),
+    (row(appName="a\0b"), "appName"),
+    (row(token=None), "token"),
+    (row(token={}), "token"),
+    (row(token="t"), "token"),
+    (row(token={"fcm": "t"}), "token"),
+    (row(token={"gcm": 1}), "token"),
+    (row(token={"gcm": ""}), "token"),
+    (row(token={"gcm": "t" * 2049}), "token"),
+    (row(token=None, tokenValue="t", tokenType="voip"), "token"),
+    (row(token=None, tokenValue="t", tokenType=[]), "token"),
+    (row(authToken="short"), "authToken"),
+    (row(authToken=5), "authToken"),
+    (row(enabled="yes"), "enabled"),
+    (row(createdAt=None, updatedAt=None), "updatedAt"),
+    (row(updatedAt="yesterday"), "updatedAt"),
+    (row(updatedAt={"$date": "2018-09-11T18:22:55"}), "updatedAt"),
+    (row(updatedAt={"$date": {"$numberLong": "x"}}), "updatedAt"),
+    (row(updatedAt={"$date": {"$numberLong": []}}), "updatedAt"),
+    (row(updatedAt={"$date": 1e300}), "updatedAt"),
+    (row(updatedAt={"$date": {"$numberLong": "9" * 30}}), "updatedAt"),
+    (row(createdAt={"$date": True}), "createdAt"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD)
+def test_a_bad_row_is_reported_with_its_line_and_stops_nothing(run, database, bad, reason):
+    summary, result, rejects = run(ndjson(row("a"), b"\n", bad, row("z")))
+    assert (result.exit_code, summary["inserted"], summary["rejected"]) == (0, 2, 1)
+    assert rejects[0]["line"] == 3
+    assert rejects[0]["reason"].startswith(reason)
+
+
+def test_a_bad_document_in_an_array_stops_nothing(run):
+    rows = [json.dumps(row("a")), '{"_id": nonsense}', json.dumps(row("b"))]
+    summary, _, rejects = run(("[" + ",\n".join(rows) + "]").encode())
+    assert (summary["inserted"], [r["line"] for r in rejects]) == (2, [2])
+
+
+def test_apns_hex_is_one_device_in_either_case(run, database):
+    upper, lower = {"apn": APNS_TOKEN.upper()}, {"apn": APNS_TOKEN}
+    run(ndjson(row("a", token=upper), row("b", token=lower, updatedAt=LATER)))
+    assert [r["token"] for r in database.push_tokens()] == [APNS_TOKEN]
+
+
+def test_keeps_text_that_copy_would_read_differently(run, database):
+    odd = "a\\b\tc\nd\re\\N"
+    run(ndjson(row(odd, _id=odd, appName=odd, userId=odd), row("\\N", appName="\\.")))
+    stored = {r["token"]: r for r in database.push_tokens()}
+    assert {stored[odd][name] for name in ("id", "app_name", "user_id", "token")} == {odd}
+    assert stored["\\N"]["app_name"] == "\\."
+
+
+TRUNCATED = {
+    "lines": lambda rows: ndjson(*rows)[:-20],
+    "array": lambda rows: json.dumps(rows).encode()[:-20],
+    "array without end": lambda rows: json.dumps(rows).encode()[:-1],
+    "gzip": lambda rows: gzip.compress(ndjson(*rows))[:-20],
+}
+
+
+@pytest.mark.parametrize("form", TRUNCATED)
+def test_a_file_that_ends_in_the_middle_is_an_error_that_says_what_was_done(run, form):
+    _, result, _ = run(TRUNCATED[form]([row(f"t{n}") for n in range(50)]))
+    assert result.exit_code == 1
+    assert "line" in result.stderr
+    assert "'inserted': " in result.stderr
+
+
+@pytest.mark.parametrize("data", [b"_id,token\n1,2\n", b"\x89PNG\r\n\x1a\n" + os.urandom(5000)])
+def test_a_file_that_is_no_export_is_an_error(run, data):
+    _, result, _ = run(data)
+    assert result.exit_code == 1
+    assert "no line of it is a JSON object" in result.stderr or "in the middle" in result.stderr
+
+
+def test_a_file_that_is_not_there_is_an_error(runner):
+    result = runner.invoke(args=["push-tokens", "import", "nowhere.json"])
+    assert result.exit_code == 1
+    assert "nowhere.json" in result.stderr
+
+
+def test_registrations_meanwhile_never_fail_and_never_lose(run, app, alice, database, monkeypatch):
+    monkeypatch.setattr(importer, "BATCH", 500)
+    values = [f"t{n}" for n in range(4000)]
+    codes: list[int] = []
+    done = threading.Event()
+
+    def register(offset: int) -> None:
+        client = app.test_client()
+        for value in values[offset::4]:
+            if done.is_set():
+                return
+            answer = client.post(
+                "/api/v1/push.token",
+                json={"type": "gcm", "value": value, "appName": "main"},
+                headers=alice.headers,
+            )
+            codes.append(answer.status_code)
+
+    threads = [threading.Thread(target=register, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    summary, _, _ = run(ndjson(*(row(v, userId="old") for v in values[::-1])))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert set(codes) == {200}
+    assert summary["rejected"] == 0
+    assert len(database.push_tokens()) == 4000
+    mine = database.rows("SELECT count(*) AS n FROM push_tokens WHERE user_id = 'alice'")
+    assert mine[0]["n"] == len(codes)
+
+
+def start_import(url: str, path: Path, **changes: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [f"{BIN}/flask", "push-tokens", "import", str(path)],
+        env={**os.environ, "DATABASE_URL": url, **changes},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_table(
+    run, database, database_url, tmp_path
+):
+    data = ndjson(*(row(f"t{n}") for n in range(30_000)))
+    path = tmp_path / "big.json"
+    path.write_bytes(data)
+    with start_import(database_url, path) as process:
+        stored = 0
+        while not stored and process.poll() is None:
+            time.sleep(0.01)
+            stored = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
+        process.send_signal(signal.SIGKILL)
+    stored = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
+    assert 0 < stored < 30_000
+    summary, _, _ = run(data)
+    assert summary["inserted"] == 30_000 - stored
+    killed = database.push_tokens()
+    database.execute("DELETE FROM user_sessions")
+    run(data)
+    assert database.push_tokens() == killed
+
+
+MEASURE = r"""
+import re, sys
+from pathlib import Path
+from app import create_app
+result = create_app().test_cli_runner().invoke(args=["push-tokens", "import", sys.argv[1]])
+assert result.exit_code == 0, result.output
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.parametrize("form", ["lines", "array on one line"])
+def test_memory_is_flat(database_url, tmp_path, form):
+    peaks = []
+    for rows in (10_000, 100_000):
+        path = tmp_path / "export.json"
+        # Rejected rows cost the database nothing and this process the same.
+        path.write_bytes(FORMS[form]([row("t" * 160, userId=None)] * rows))
+        measured = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path)],
+            env={**os.environ, "DATABASE_URL": database_url},
+            capture_output=True,
+            check=True,
+        )
+        peaks.append(int(measured.stdout))
+    assert peaks[1] < peaks[0] + 8 * 1024  # KiB; the longer file is 36 MB longer

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 from flask import Flask
+from psycopg import errors
 
 from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
@@ -187,7 +188,10 @@ class _Writer:
                 if isinstance(error, RACES) and not too_late:
                     time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
                     continue
-                lost = self._connection and is_broken(self._connection)
+                # A server that ends the connection says so before libpq sees it closed.
+                lost = self._connection and (
+                    is_broken(self._connection) or isinstance(error, errors.AdminShutdown)
+                )
                 if lost:
                     self.close()
                 if not lost or not spare or too_late:

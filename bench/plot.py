@@ -25,8 +25,8 @@ def main() -> None:
             if key.startswith(f"{name} ")
         }
         label = "service behind nginx" if name == "nginx" else name
-        left.plot(points, [one["per_second"] for one in points.values()], "o-", label=label)
-        right.plot(points, [one["p99_ms"] for one in points.values()], "o-", label=label)
+        left.plot(list(points), [one["per_second"] for one in points.values()], "o-", label=label)
+        right.plot(list(points), [one["p99_ms"] for one in points.values()], "o-", label=label)
     left.axhline(figures["pgbench"]["per_second"], linestyle=":", label="pgbench, 16 clients")
     for axes, what in ((left, "registrations/s"), (right, "p99, ms")):
         axes.set(xlabel="connections", ylabel=what, xscale="log", ylim=0)

@@ -17,7 +17,7 @@ LAYERS = [
     {"push_tokens", "errors", "bodies", "feedback", "exporter"},
     {"sessions"},
     {"registration_sql", "purge"},
-    {"registrar", "auth", "import_rows", "import_sql"},
+    {"registrar", "auth", "dispatch", "import_rows", "import_sql"},
     {"rotation", "importer", "session_import"},
     {"push_tokens_cli"},
     {"client_api", "service_api", "monitoring", "cli"},

@@ -84,13 +84,14 @@ class Importer:
     def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
         """Have the batch merged while the next one is read; first count what was merged before.
 
-        Reading takes a third of the time, in Python; the rest passes in the database.
+        Reading takes two fifths of the time, in Python; the rest passes in the database.
         """
         if merging:
             batch, outcome = merging
             self._count(batch, outcome.result())
         batch, self._batch = self._batch, {}
-        return (batch, writer.submit(self._flush, batch)) if batch else None
+        staged = "".join(_staged(place, row) for place, (_, row) in batch.items())
+        return (batch, writer.submit(self._flush, staged)) if batch else None
 
     def _take(self, entry: Entry) -> None:
         self._place += 1
@@ -109,13 +110,13 @@ class Importer:
         self.summary.read += 1
         self.summary.rejected += 1
 
-    def _flush(self, batch: Batch) -> Outcome:
+    def _flush(self, staged: str) -> Outcome:
         """Merge a batch and commit; try again when it lost a race."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 with self._connection.transaction():
-                    return self._merge(batch)
+                    return self._merge(staged)
             except (*RACES, errors.LockNotAvailable):
                 if time.monotonic() > deadline:
                     raise
@@ -132,11 +133,11 @@ class Importer:
         self.summary.unchanged += len(batch) - len(misfits) - written
         self.summary.read += len(batch) - len(misfits)
 
-    def _merge(self, batch: Batch) -> Outcome:
+    def _merge(self, staged: str) -> Outcome:
         """Merge; return rows written, rows that were there before, and the misfits' places."""
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:
-            copy.write("".join(_staged(place, row) for place, (_, row) in batch.items()))
+            copy.write(staged)
         misfits = dict(execute(sql.MISFITS, {"known_only": self._known_only}).fetchall())
         if misfits:
             execute(sql.DROP_MISFITS, {"lines": list(misfits)})

@@ -141,9 +141,8 @@ def main() -> None:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     print(f"bare COPY  {rows / bare:10,.0f} rows/s, last tenth {slower:.2f} of the 2nd")
     for name, (seconds, early, late) in {"known": known, "unknown": unknown}.items():
-        print(
-            f"import     {rows / seconds:10,.0f} rows/s, {bare / seconds:.2f} of it, {name} sessions"
-        )
+        rate, ratio = rows / seconds, bare / seconds
+        print(f"import     {rate:10,.0f} rows/s, {ratio:.2f} of the bare COPY, {name} sessions")
         print(f"           {early:10,.0f} rows/s in the 2nd tenth, {late:,.0f} in the last")
 
 

@@ -10,9 +10,10 @@ The verbs are generators: after each slice they yield what it did, for the calle
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select, text, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app import push_tokens, sessions
 from app.models import PushToken, UserSession, db
@@ -42,15 +43,8 @@ def estimated_rows() -> float:
 def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
     """Remove the registrations that nobody has renewed since that moment."""
     doomed = PushToken.updated_at < since
-    after = ""
-    while True:
-        page = select(PushToken.id, doomed).where(PushToken.id > after)
-        rows = db.session.execute(page.order_by(PushToken.id).limit(SLICE)).all()
-        if not rows:
-            return
-        ids = [id_ for id_, is_doomed in rows if is_doomed]
-        yield Step(len(rows), len(ids) if dry_run else _remove(ids, doomed))
-        after = rows[-1][0]
+    for examined, ids in _slices(PushToken.id, doomed):
+        yield Step(examined, len(ids) if dry_run else _remove(ids, doomed))
 
 
 def beyond(keep: int, since: datetime, *, dry_run: bool) -> Iterator[Step]:
@@ -80,13 +74,7 @@ def hollow_sessions() -> Iterator[Step]:
         not_(UserSession.can_sign_in),
         not_(exists().where(PushToken.session_hash == UserSession.token_hash)),
     )
-    after = b""
-    while True:
-        page = select(UserSession.token_hash, hollow).where(UserSession.token_hash > after)
-        rows = db.session.execute(page.order_by(UserSession.token_hash).limit(SLICE)).all()
-        if not rows:
-            return
-        found = [token_hash for token_hash, is_hollow in rows if is_hollow]
+    for examined, found in _slices(UserSession.token_hash, hollow):
         removed = 0
         if found:
             ours = select(UserSession.token_hash).where(UserSession.token_hash.in_(found))
@@ -95,26 +83,30 @@ def hollow_sessions() -> Iterator[Step]:
             gone = delete(UserSession).where(UserSession.token_hash.in_(locked), hollow)
             returned = gone.returning(UserSession.token_hash)
             removed = len(db.session.execute(returned).all())
-        yield Step(len(rows), removed)
-        after = rows[-1][0]
+        yield Step(examined, removed)
 
 
 def expired_sessions() -> Iterator[tuple[int, int, int]]:
     """End the sessions that are over; yield rows looked at, sessions ended, registrations gone."""
     expired = UserSession.expires_at <= func.now()
-    after = b""
-    while True:
-        page = select(UserSession.token_hash, expired).where(UserSession.token_hash > after)
-        rows = db.session.execute(page.order_by(UserSession.token_hash).limit(SLICE)).all()
-        if not rows:
-            return
-        found = [token_hash for token_hash, is_expired in rows if is_expired]
+    for examined, found in _slices(UserSession.token_hash, expired):
         ended = (0, 0)
         if found:
             # The condition again: a session may have been announced anew meanwhile.
             ended = sessions.end(and_(UserSession.token_hash.in_(found), expired))
-        yield len(rows), *ended
-        after = rows[-1][0]
+        yield examined, *ended
+
+
+def _slices(
+    key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""
+    page = select(key, doomed).order_by(key).limit(SLICE)
+    rows = db.session.execute(page).all()
+    while rows:
+        last = rows[-1][0]
+        yield len(rows), [value for value, is_doomed in rows if is_doomed]
+        rows = db.session.execute(page.where(key > last)).all()
 
 
 def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:

@@ -3,6 +3,7 @@
 Everything commits for real, as the hot path does by itself: no savepoint could take that back.
 """
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from psycopg.rows import dict_row
 from app import create_app, embedded
 from app.config import ROOT, Settings
 from app.models import db
-from tests.factories import Caller, Database
+from tests.factories import Caller, Database, body
 from tests.live import Live, serve
 
 
@@ -143,3 +144,35 @@ def alice(database: Database) -> Caller:
 def bob(database: Database) -> Caller:
     """Another one."""
     return database.sign_in("bob")
+
+
+@pytest.fixture
+def issue(runner):
+    """A function that issues a service key and returns its header."""
+
+    def issue(*scopes: str, name: str = "sender") -> dict[str, str]:
+        flags = [flag for scope in scopes for flag in ("--scope", scope)]
+        result = runner.invoke(args=["service-keys", "issue", name, *flags])
+        assert result.exit_code == 0, result.output
+        return {"Authorization": f"Bearer {json.loads(result.stdout)['key']}"}
+
+    return issue
+
+
+@pytest.fixture
+def call(client, issue):
+    """A function that makes a call with a key of all scopes, and returns the answer."""
+    headers = issue("lookup", "feedback", "sessions")
+    return lambda path, fields: client.post(path, json=fields, headers=headers)
+
+
+@pytest.fixture
+def register(client):
+    """A function that registers for a caller, and returns the result."""
+
+    def register(caller, **fields):
+        answer = client.post("/api/v1/push.token", json=body(**fields), headers=caller.headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json["result"]
+
+    return register

@@ -6,16 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.factories import APNS_TOKEN, FCM_TOKEN, body
-from tests.test_service_api import (  # noqa: F401 (fixtures)
-    FEEDBACK,
-    call,
-    count_statements,
-    fill,
-    iso,
-    issue,
-    refused,
-    register,
-)
+from tests.test_service_api import FEEDBACK, count_statements, fill, iso, refused
 
 
 def verdict(**changes: object) -> dict[str, object]:
@@ -68,7 +59,7 @@ def apns(**changes: object) -> dict[str, object]:
         (apns(status=404, reason="UNREGISTERED"), False),
     ],
 )
-def test_the_rules(call, register, alice, database, said, removed):  # noqa: F811
+def test_the_rules(call, register, alice, database, said, removed):
     register(alice)
     register(alice, type="apn", value=APNS_TOKEN)
     said = {**said, "sentAt": verdict()["sentAt"]}
@@ -84,12 +75,12 @@ def test_the_rules(call, register, alice, database, said, removed):  # noqa: F81
         apns(value=FCM_TOKEN),  # a push token of Google's of which Apple speaks
     ],
 )
-def test_what_is_not_here_is_unknown(call, register, alice, said):  # noqa: F811
+def test_what_is_not_here_is_unknown(call, register, alice, said):
     register(alice)
     assert counts(call(FEEDBACK, {"results": [said]})) == (0, 0, 1)
 
 
-def test_what_was_renewed_after_the_verdict_stays(call, register, alice, database):  # noqa: F811
+def test_what_was_renewed_after_the_verdict_stays(call, register, alice, database):
     register(alice)
     register(alice, type="apn", value=APNS_TOKEN)
     renewed = database.push_tokens()[0]["updated_at"]
@@ -104,7 +95,7 @@ def test_what_was_renewed_after_the_verdict_stays(call, register, alice, databas
     assert counts(call(FEEDBACK, {"results": [verdict(), apns()]})) == (2, 0, 0)
 
 
-def test_each_verdict_counts_once_also_when_they_repeat(call, register, alice):  # noqa: F811
+def test_each_verdict_counts_once_also_when_they_repeat(call, register, alice):
     register(alice)
     keeps = verdict(status=503, error="UNAVAILABLE")
     results = [keeps, verdict(), verdict(), keeps, verdict(value="x")]
@@ -113,8 +104,8 @@ def test_each_verdict_counts_once_also_when_they_repeat(call, register, alice): 
 
 
 def test_a_verdict_a_little_ahead_is_taken_and_one_far_ahead_refused(
-    call,  # noqa: F811
-    register,  # noqa: F811
+    call,
+    register,
     alice,
     database,
 ):
@@ -151,8 +142,8 @@ def test_a_verdict_a_little_ahead_is_taken_and_one_far_ahead_refused(
     ],
 )
 def test_names_what_is_wrong_and_does_nothing(
-    call,  # noqa: F811
-    register,  # noqa: F811
+    call,
+    register,
     alice,
     database,
     said,
@@ -164,12 +155,12 @@ def test_names_what_is_wrong_and_does_nothing(
 
 
 @pytest.mark.parametrize("results", [None, [], "x", {}, [{}] * 1001])
-def test_refuses_what_is_no_list_of_verdicts(call, results):  # noqa: F811
+def test_refuses_what_is_no_list_of_verdicts(call, results):
     refused(call(FEEDBACK, {"results": results}), "results")
 
 
 def test_a_thousand_verdicts_are_a_handful_of_statements(
-    call,  # noqa: F811
+    call,
     database,
     monkeypatch,
 ):
@@ -182,7 +173,7 @@ def test_a_thousand_verdicts_are_a_handful_of_statements(
 
 
 def test_a_registration_renewed_meanwhile_is_never_removed(
-    call,  # noqa: F811
+    call,
     new_app,
     database_url,
     alice,

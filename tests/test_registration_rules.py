@@ -3,19 +3,9 @@
 import pytest
 
 from app.database import connector
-from tests.factories import APNS_TOKEN, body
+from tests.factories import APNS_TOKEN
 
 URL = "/api/v1/push.token"
-
-
-@pytest.fixture
-def register(client):
-    def register(caller, **fields):
-        answer = client.post(URL, json=body(**fields), headers=caller.headers)
-        assert answer.status_code == 200, answer.text
-        return answer.json["result"]
-
-    return register
 
 
 @pytest.fixture(params=[None, "other-device"])

@@ -28,36 +28,6 @@ SCOPE_OF = {
 URL = "/api/v1/push.token"
 
 
-@pytest.fixture
-def issue(runner):
-    """A function that issues a service key and returns its header."""
-
-    def issue(*scopes: str, name: str = "sender") -> dict[str, str]:
-        flags = [flag for scope in scopes for flag in ("--scope", scope)]
-        result = runner.invoke(args=["service-keys", "issue", name, *flags])
-        assert result.exit_code == 0, result.output
-        return {"Authorization": f"Bearer {json.loads(result.stdout)['key']}"}
-
-    return issue
-
-
-@pytest.fixture
-def call(client, issue):
-    """A function that makes a call with a key of all scopes, and returns the answer."""
-    headers = issue("lookup", "feedback", "sessions")
-    return lambda path, fields: client.post(path, json=fields, headers=headers)
-
-
-@pytest.fixture
-def register(client):
-    def register(caller, **fields):
-        answer = client.post(URL, json=body(**fields), headers=caller.headers)
-        assert answer.status_code == 200, answer.text
-        return answer.json["result"]
-
-    return register
-
-
 def hashed(auth_token: str) -> str:
     return base64.b64encode(hashlib.sha256(auth_token.encode()).digest()).decode()
 

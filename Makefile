@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# With extras, or pip takes `coverage[toml]` for a second, unpinned package once a newer one is out.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
-	--custom-compile-command 'make lock' --python-version 3.11
+	--no-strip-extras --custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types coverage format lock bench bench-growth bench-lookup bench-import bench-plots soak
+.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-plots soak
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and
 test: $(VENV)/dev.installed ## Run all tests
 	$(BIN)/python -m pytest
 
+test-faults: $(VENV)/dev.installed ## Kill, freeze and fill the real parts under load
+	$(BIN)/python -m pytest -m faults tests/faults
+
 check: lint types coverage ## Run everything that a change must pass
 
 lint: $(VENV)/dev.installed ## Check style
@@ -44,11 +48,18 @@ format: $(VENV)/dev.installed ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+migration: $(VENV)/dev.installed ## Begin a revision: make migration m=add_kind
+	$(BIN)/alembic revision -m "$(m)" \
+		--rev-id "$$(printf %04d $$(($$(ls migrations/versions/*.py | wc -l) + 1)))_$(m)"
+
 bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk and nginx)
 	$(BIN)/python -m bench
 
 bench-growth: $(VENV)/dev.installed ## The same up to 10 million rows (needs wrk)
 	$(BIN)/python -m bench.growth
+
+bench-hot: $(VENV)/dev.installed ## Measure storage parameters: HOT ratio and bloat after a million refreshes
+	$(BIN)/python -m bench.hot
 
 bench-lookup: $(VENV)/dev.installed ## Compare push.tokens.lookup with its bare SQL
 	$(BIN)/python -m bench.lookup

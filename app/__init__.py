@@ -25,12 +25,14 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         database,
         embedded,
         errors,
+        metrics,
         monitoring,
+        observation,
         registrar,
         service_api,
     )
     from app.config import Settings
-    from app.dispatch import Service
+    from app.fast_lane import Service
 
     settings = settings or Settings.from_env()
     database.check_url(settings)
@@ -47,6 +49,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     connect = database.connector(settings)
     database.init_app(app, connect)
     registrar.init_app(app, connect)
+    metrics.init_app(app)
+    observation.init_app(app)
     bodies.init_app(app)
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)

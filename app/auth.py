@@ -22,20 +22,27 @@ def hash_secret(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def require_credentials() -> None:
-    """Read `X-Auth-Token` and `X-User-Id` into `g.credentials`; 401 when one cannot be right.
+def credentials(auth_token: str, user_id: str) -> Credentials:
+    """Take the headers `X-Auth-Token` and `X-User-Id`; 401 when one cannot be right.
 
-    This lets in whoever has both headers: only for a view that has the database judge them.
+    WSGI hands the bytes of a header over as latin-1.
     """
-    # WSGI hands header bytes over as latin-1.
-    auth_token = request.headers.get("X-Auth-Token", "").encode("latin-1", "replace")
     try:
-        user_id = request.headers.get("X-User-Id", "").encode("latin-1").decode()
+        user_id = user_id.encode("latin-1").decode()
     except UnicodeError:
         raise errors.unauthorized() from None
     if not auth_token or not user_id or not is_storable(user_id, MAX_USER_ID):
         raise errors.unauthorized()
-    g.credentials = Credentials(hash_secret(auth_token), user_id)
+    return Credentials(hash_secret(auth_token.encode("latin-1", "replace")), user_id)
+
+
+def require_credentials() -> None:
+    """Read the caller's headers into `g.credentials`; 401 when one cannot be right.
+
+    This lets in whoever has both headers: only for a view that has the database judge them.
+    """
+    headers = request.headers
+    g.credentials = credentials(headers.get("X-Auth-Token", ""), headers.get("X-User-Id", ""))
 
 
 def require_service_key(scope: str) -> None:

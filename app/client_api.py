@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, current_app, g, request
 from marshmallow import ValidationError
 
-from app import errors, push_tokens, schemas, sessions
+from app import errors, metrics, push_tokens, schemas, sessions
 from app.auth import require_credentials, require_session
 from app.bodies import body_fields, query_fields
 from app.database import committed
@@ -39,6 +39,9 @@ def register_push_token() -> Answer:
         row: Mapping[Any, Any] | None = registrar.register(asked)
     else:
         row = committed(lambda: register_device(asked, device_id))
+        if row:
+            renewed = row["created_at"] != row["updated_at"]
+            metrics.count_registrations(["refreshed" if renewed else "created"])
     if row is None:
         raise errors.unauthorized()
     return {"result": schemas.dump_push_token(row), "success": True}
@@ -56,13 +59,17 @@ def remove_push_token() -> Answer:
     """Remove the signed-in user's registrations of a push token, in every app."""
     asked = query_fields(request) | body_fields(request)
     fields = schemas.remove_push_token.load(asked)
-    if not committed(lambda: push_tokens.remove(g.credentials.user_id, fields["token"])):
+    removed = committed(lambda: push_tokens.remove(g.credentials.user_id, fields["token"]))
+    if not removed:
         raise errors.not_found()
+    metrics.REMOVED.labels("deleted").inc(removed)
     return {"success": True}
 
 
 @bp.post("/logout")
 def log_out() -> Answer:
     """End the calling session and its registrations."""
-    committed(lambda: sessions.end(UserSession.token_hash == g.credentials.token_hash))
+    own = UserSession.token_hash == g.credentials.token_hash
+    _, removed = committed(lambda: sessions.end(own))
+    metrics.REMOVED.labels("logout").inc(removed)
     return {"status": "success", "data": {"message": "You've been logged out!"}}

@@ -45,6 +45,12 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise ValueError(f"must be a folder that exists, not {text!r}")
+    return text
+
+
 def _setting(default: Any, parse: Callable[[str], Any]) -> Any:
     return field(default=default, metadata={"parse": parse})
 
@@ -63,6 +69,7 @@ class Settings:
     port: int = _setting(8000, _number(1, 65535))
     web_concurrency: int = _setting(2, _number(1, 1000))
     log_level: str = _setting("info", _log_level)
+    prometheus_multiproc_dir: str | None = _setting(None, _folder)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -79,3 +86,8 @@ class Settings:
                 except ValueError as error:
                     raise ConfigError(variable, str(error)) from None
         return cls(**values)
+
+
+def hand_on(setting: str, value: str) -> None:
+    """Set a setting for the processes that this one starts."""
+    os.environ[setting.upper()] = value

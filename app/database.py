@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app import embedded
+from app import embedded, metrics
 from app.config import ConfigError, Settings
 from app.models import db
 
@@ -145,6 +145,7 @@ def retrying(verb: Callable[[], T]) -> T:
         try:
             return verb()
         except DBAPIError as error:
+            metrics.count_database_error(error.orig or error)
             db.session.rollback()
             if isinstance(error.orig, RACES):
                 if time.monotonic() >= deadline:

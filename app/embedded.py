@@ -33,6 +33,20 @@ def binaries() -> Path:
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
+def as_unprivileged(command: list[str]) -> list[str]:
+    """Return the command as PostgreSQL takes it: as it is, or as another user where we are root.
+
+    Another user cannot pass through root's private folders, and opening them to the world is not
+    ours to do: the server gets the capability to pass instead, also for access(2), by which
+    PostgreSQL looks for its programs (no_setuid_fixup).
+    """
+    if os.geteuid() != 0:
+        return command
+    become = f"setpriv --reuid {UNPRIVILEGED} --regid nogroup --clear-groups".split()
+    lend = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    return [*become, "--securebits", "+no_setuid_fixup", *lend, "--", *command]
+
+
 class Server:
     """An embedded server on one data folder, shared by every process that acquires it."""
 
@@ -143,14 +157,7 @@ class Server:
             shutil.chown(folder, UNPRIVILEGED)
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> int:
-        command = [str(binaries() / program), *arguments]
-        if os.geteuid() == 0:
-            # Another user cannot pass through root's private folders, and opening them to the
-            # world is not ours to do: the server gets the capability to pass instead, also for
-            # access(2), by which PostgreSQL looks for its programs (no_setuid_fixup).
-            become = f"setpriv --reuid {UNPRIVILEGED} --regid nogroup --clear-groups".split()
-            lend = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
-            command = [*become, "--securebits", "+no_setuid_fixup", *lend, "--", *command]
+        command = as_unprivileged([str(binaries() / program), *arguments])
         with tempfile.TemporaryFile() as output:
             code = subprocess.run(
                 command,

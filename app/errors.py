@@ -98,23 +98,24 @@ def _handle_validation_error(error: ValidationError) -> Response:
     return _handle_http_exception(invalid(text, error_type))
 
 
+def _what(error: BaseException) -> str:
+    """Name an error for the log; what the server says of a statement may repeat its values."""
+    sqlstate = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} {sqlstate or error}"
+
+
 def _handle_exception(error: Exception) -> Response:
     """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+    cause = (error.orig or error) if isinstance(error, DBAPIError) else error
     if isinstance(error, UnavailableError) or is_unavailable(error):
-        log.warning("unavailable: %s", getattr(error, "orig", error))
+        log.warning("unavailable: %s", _what(cause))
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
     if isinstance(error, DBAPIError | psycopg.Error):
         # Its text repeats rows and parameters, push tokens and hashes among them.
-        cause = error.orig if isinstance(error, DBAPIError) else error
         where = "".join(traceback.format_tb(error.__traceback__))
-        log.error(
-            "database error %s %s\n%s",
-            type(cause).__name__,
-            getattr(cause, "sqlstate", None),
-            where,
-        )
+        log.error("database error %s\n%s", _what(cause), where)
     else:
         log.error("unexpected error", exc_info=error)
     return _handle_http_exception(InternalServerError())

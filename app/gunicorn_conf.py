@@ -1,12 +1,14 @@
 """How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
 import gc
+import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from app import embedded
-from app.config import ROOT, Settings
+from app.config import ROOT, Settings, hand_on
 
 settings = Settings.from_env()
 
@@ -20,6 +22,7 @@ keepalive = 5
 # A push token of 2,048 bytes in the query of a DELETE, percent-encoded, and its path.
 limit_request_line = 8190
 loglevel = settings.log_level
+logger_class = "app.logs.GunicornLogger"
 # Its default is one path for all instances of a user.
 control_socket_disable = True
 
@@ -35,11 +38,35 @@ def on_starting(server: Any) -> None:
         sys.exit(code)
     if not settings.database_url:
         embedded.server.acquire()
+    if not settings.prometheus_multiproc_dir:
+        server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
+        hand_on("prometheus_multiproc_dir", server.metrics_folder)
 
 
 def on_exit(server: Any) -> None:
     """Stop the embedded PostgreSQL unless another command uses it."""
     embedded.server.release()
+    # After an upgrade by USR2 the new master counts on in the same folder.
+    if (folder := getattr(server, "metrics_folder", None)) and not server.reexec_pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that is gone; its counts stay."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Have the worker import the service anew: HUP is an upgrade of all its modules.
+
+    The master has imported some for this configuration, as they were when it started. What it
+    runs itself stays as old until it is started again: these settings, and the worker's class.
+    """
+    for name in [name for name in sys.modules if name.startswith("app.")]:
+        if name not in ("app.gunicorn_conf", worker.__class__.__module__):
+            del sys.modules[name]
 
 
 def post_worker_init(worker: Any) -> None:

@@ -23,7 +23,10 @@ from app.import_rows import Row, read
 from app.mongoexport import Entry
 from app.registration_sql import fresh_id
 
-BATCH = 5000  # rows; one that waits for a lock of ours waits for a fraction of a second
+# Rows in one transaction. Whoever wants a row of ours waits until it ends, and the API's callers
+# do so for a second at most: a server that is slow, or busy, gets smaller batches.
+BATCH, SMALLEST_BATCH = 5000, 100
+HELD = 0.25  # seconds that a transaction should take
 PATIENCE = 60.0  # seconds during which a batch that lost a race is tried again
 
 Reject = Callable[[Entry, str], None]
@@ -57,6 +60,7 @@ class Importer:
         self._reject = reject
         self._known_only = known_only
         self._batch: Batch = {}
+        self._size = BATCH / 10
         self._place = 0
         self._documents = 0
         self.summary = Summary()
@@ -78,7 +82,7 @@ class Importer:
             try:
                 for entry in entries:
                     self._take(entry)
-                    if len(self._batch) == BATCH:
+                    if len(self._batch) >= self._size:
                         merging = self._hand_over(writer, merging)
                         progress(self.summary.read)
             finally:
@@ -119,12 +123,21 @@ class Importer:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
+                started = time.monotonic()
                 with self._connection.transaction():
-                    return self._merge(staged)
+                    outcome = self._merge(staged)
             except (*RACES, errors.LockNotAvailable):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+            else:
+                self._fit(time.monotonic() - started, staged.count("\n"))
+                return outcome
+
+    def _fit(self, seconds: float, rows: int) -> None:
+        """Choose the size of the batches to come by how long the last one took."""
+        fitting = rows * HELD / seconds
+        self._size = max(SMALLEST_BATCH, min(BATCH, fitting, self._size * 2))
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
         written, old, misfits = outcome

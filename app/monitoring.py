@@ -3,13 +3,14 @@
 from functools import cache
 
 from alembic.script import ScriptDirectory
-from flask import Blueprint, jsonify
+from flask import Blueprint, Response, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from psycopg.errors import UndefinedTable
 from sqlalchemy import column, select, table
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app import metrics
 from app.config import ROOT
 from app.database import retrying
 from app.errors import RETRY_AFTER
@@ -46,6 +47,13 @@ def readyz() -> ResponseReturnValue:
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
     return {"status": "ok", "revision": found}
+
+
+@bp.get("/metrics")
+def show_metrics() -> ResponseReturnValue:
+    """Show what Prometheus reads; nginx lets nobody outside see it."""
+    folder = current_app.config["SETTINGS"].prometheus_multiproc_dir
+    return Response(metrics.render(folder), content_type=metrics.CONTENT_TYPE)
 
 
 def _not_ready(reason: str) -> ResponseReturnValue:

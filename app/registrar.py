@@ -21,9 +21,10 @@ import psycopg
 from flask import Flask
 from psycopg import errors
 
+from app import metrics
 from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
-from app.registration_sql import COLUMNS, PLAN, REGISTER, fresh_id
+from app.registration_sql import PLAN, fresh_id, register
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 WRITERS = 2  # groups written at one moment in a process
@@ -120,6 +121,8 @@ class Registrar:
     def _lead(self, leader: _Waiter, writer: "_Writer") -> None:
         """Write for the group, then hand over to the first who came meanwhile."""
         group, leader.group = leader.group, ()  # no cycle is left to the garbage collector
+        metrics.GROUPS.observe(len(group))
+        metrics.WAITING.set(len(self._waiting))
         try:
             writer.write(group)
         finally:
@@ -151,6 +154,12 @@ class _Writer:
 
     def write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
+        for together in _rounds(group):
+            self._write_together(together)
+            if not self._connection:  # nor is there one for whoever is left
+                return
+
+    def _write_together(self, group: Sequence[_Waiter]) -> None:
         try:
             rows = self._execute(group)
         except Exception as error:
@@ -160,30 +169,35 @@ class _Writer:
             else:
                 self._write_one_by_one(group)
         else:
-            for place, waiter in enumerate(group, start=1):
-                waiter.row, waiter.error = rows.get(place), None
+            for waiter in group:
+                waiter.row = _view(waiter.registration, rows.get(_key(waiter)))
+                waiter.error = None
+            metrics.count_registrations(
+                metrics.outcome(waiter.registration.user_id, rows[key][-1])
+                for waiter in group
+                if (key := _key(waiter)) in rows
+            )
 
     def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
         """Write a group that failed as one, as long as there is a connection and time."""
         for waiter in group:
             if self._connection and time.monotonic() < waiter.deadline:
-                self.write([waiter])
+                self._write_together([waiter])
 
-    def _execute(self, group: Sequence[_Waiter]) -> dict[int, Mapping[Any, Any]]:
-        """Write a group; return the rows by place, from 1, without those who are not signed in.
+    def _execute(self, group: Sequence[_Waiter]) -> dict[Any, Sequence[Any]]:
+        """Write a group; return the rows by key, without those who are not signed in.
 
         A connection found dead is replaced once, as registering twice is registering. Deadlocks
         and unique violations are tried again. Both end at the deadline of the first.
         """
         asked = [waiter.registration for waiter in group]
-        fields = zip(*asked, strict=True)
-        parameters = {name: list(field) for name, field in zip(COLUMNS, fields, strict=False)}
         spare = 1
         while True:
-            parameters["id"] = [fresh_id() for _ in asked]
+            statement, parameters = register([(*one, fresh_id()) for one in asked])
             try:
-                rows = self._connected().execute(REGISTER, parameters).fetchall()
+                rows = self._connected().execute(statement, parameters).fetchall()
             except psycopg.Error as error:
+                metrics.count_database_error(error)
                 too_late = time.monotonic() >= group[0].deadline
                 if isinstance(error, RACES) and not too_late:
                     time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
@@ -202,7 +216,7 @@ class _Writer:
                 self.close()
                 raise
             else:
-                return {row[0]: _view(asked[row[0] - 1], row) for row in rows}
+                return {row[:2]: row for row in rows}
 
     def _connected(self) -> Connection:
         """Return the connection, opened where there is none."""
@@ -219,9 +233,32 @@ def _own(error: Exception) -> Exception:
     return UnavailableError(type(error).__name__) if unavailable else error
 
 
-def _view(asked: Registration, row: Sequence[Any]) -> Mapping[Any, Any]:
+def _key(waiter: _Waiter) -> tuple[str, str]:
+    """Name the row that a registration is about."""
+    return waiter.registration.app_name, waiter.registration.token
+
+
+def _rounds(group: Sequence[_Waiter]) -> list[list[_Waiter]]:
+    """Split a group so that no statement has a push token twice; their order stays.
+
+    One round nearly always. A second one answers who came second as if they had come alone,
+    and costs a statement instead of a look for the last one in each of all the others.
+    """
+    rounds: list[dict[tuple[str, str], _Waiter]] = []
+    for waiter in group:
+        key = _key(waiter)
+        free = next((one for one in rounds if key not in one), None)
+        if free is None:
+            rounds.append(free := {})
+        free[key] = waiter
+    return [list(one.values()) for one in rounds]
+
+
+def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] | None:
     """Join what the database decided with what was asked, as it would read alone."""
-    _, id_, enabled, created_at, updated_at = row
+    if row is None:
+        return None
+    _, _, id_, enabled, created_at, updated_at, _ = row
     return {
         "id": id_,
         "app_name": asked.app_name,

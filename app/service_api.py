@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, current_app, request
 from marshmallow import ValidationError
 
-from app import feedback, push_tokens, schemas, service_schemas, sessions
+from app import feedback, metrics, push_tokens, schemas, service_schemas, sessions
 from app.auth import require_service_key
 from app.bodies import json_object
 from app.database import committed, retrying
@@ -57,6 +57,7 @@ def take_feedback() -> Answer:
     except feedback.AheadError as ahead:
         problem = {ahead.field: ["Is more than 5 minutes in the future."]}
         raise ValidationError({"results": {ahead.place: problem}}) from None
+    metrics.REMOVED.labels("feedback").inc(outcome.removed)
     return {**outcome._asdict(), "success": True}
 
 
@@ -83,4 +84,5 @@ def revoke_sessions() -> Answer:
     if "except_hashes" in asked:
         which &= UserSession.token_hash.not_in(asked["except_hashes"])
     ended, removed = committed(lambda: sessions.end(which))
+    metrics.REMOVED.labels("revoked").inc(removed)
     return {"sessions": ended, "tokens": removed, "success": True}

@@ -14,7 +14,7 @@ import psycopg
 
 from app import embedded
 from app.config import ROOT
-from tests.live import free_port
+from tests.live import family, free_port
 
 KNOWN = 20_000  # registrations that the load refreshes, spread over the table
 WORKERS = 2
@@ -123,15 +123,6 @@ def nginx(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += family(int(child))
-    return found
 
 
 def cpu_seconds(pid: int) -> float:

@@ -6,7 +6,6 @@ Everything commits for real, as the hot path does by itself: no savepoint could 
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -15,22 +14,22 @@ from alembic.config import Config
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from app import create_app, embedded
 from app.config import ROOT, Settings
 from app.models import db
-from tests.factories import Caller, Database, body
+from tests.factories import Caller, Database, body, uri
 from tests.live import Live, serve
+from tests.roles import Roles
 
 
-def uri(base: str, **changes: str) -> str:
-    """Return a libpq URI like `base` with other parameters."""
-    parameters = {**conninfo_to_dict(base), **changes}
-    dbname = parameters.pop("dbname")
-    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in parameters.items())
-    return f"postgresql:///{dbname}?{query}"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--as-app-role",
+        action="store_true",
+        help="migrate as the owner, and serve as the app role, of deploy/postgresql/roles.sql",
+    )
 
 
 def migrate(url: str, verb: str, *arguments: str) -> None:
@@ -66,11 +65,23 @@ def new_database(server_url: str) -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def database_url(new_database) -> str:
-    """The URI of a migrated database of this run's own."""
+def migrated(new_database, request) -> Iterator[tuple[str, str]]:
+    """A migrated database of this run's own: its URI for the tests, and for the service."""
     url = new_database()
-    migrate(url, "upgrade", "head")
-    return url
+    if not request.config.getoption("--as-app-role"):
+        migrate(url, "upgrade", "head")
+        yield url, url
+        return
+    with Roles.on(url) as roles:
+        migrate(roles.url("owner"), "upgrade", "head")
+        roles.grant()
+        yield url, roles.url("app")
+
+
+@pytest.fixture(scope="session")
+def database_url(migrated: tuple[str, str]) -> str:
+    """The URI by which the service uses that database."""
+    return migrated[1]
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +114,9 @@ def close(app: Flask) -> None:
 
 
 @pytest.fixture(scope="session")
-def owner(database_url: str) -> Iterator[Database]:
+def owner(migrated: tuple[str, str]) -> Iterator[Database]:
     """The tests' own connection, for what no call of ours does."""
-    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+    with psycopg.connect(migrated[0], autocommit=True, row_factory=dict_row) as connection:
         yield Database(connection)
 
 

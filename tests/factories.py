@@ -4,11 +4,21 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 APNS_TOKEN = "0f744707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad"
 FCM_TOKEN = "eRcg8wFxT0:APA91b" + "Zx_-9" * 29
+
+
+def uri(base: str, **changes: str) -> str:
+    """Return a libpq URI like `base` with other parameters."""
+    parameters = {**conninfo_to_dict(base), **changes}
+    dbname = parameters.pop("dbname")
+    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in parameters.items())
+    return f"postgresql:///{dbname}?{query}"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.config import ROOT
 
@@ -50,16 +51,29 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += family(int(child))
+    return found
+
+
 @contextmanager
-def serve(database_url: str, app: str = "wsgi:app", **environ: str) -> Iterator[Live]:
-    """Run gunicorn on a database until the end of the `with`."""
+def serve(
+    database_url: str, app: str = "wsgi:app", *, log: Path | None = None, **environ: str
+) -> Iterator[Live]:
+    """Run gunicorn on a database until the end of the `with`; what it logs may go to a file."""
     port = free_port()
     settings = {"DATABASE_URL": database_url, "PORT": str(port), "LOG_LEVEL": "warning"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
-        cwd=ROOT,
-        env={**os.environ, **settings, **environ},
-    )
+    with log.open("ab") if log else nullcontext() as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
+            cwd=ROOT,
+            env={**os.environ, **settings, **environ},
+            stderr=stderr,
+        )
     live = Live(process, port)
     try:
         deadline = time.monotonic() + 30

@@ -70,7 +70,7 @@ def test_every_entry_says_it_in_one_line(command, variable, value, monkeypatch):
         timeout=30,
     )
     assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if "[INFO]" not in line]
+    (line,) = [line for line in done.stderr.splitlines() if '"level":"INFO"' not in line]
     assert line.startswith(f"push-token-registry: {variable} ")
 
 

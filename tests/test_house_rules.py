@@ -7,18 +7,18 @@ import pytest
 
 from app.config import ROOT
 
-PUBLIC = {"/healthz", "/readyz"}
+PUBLIC = {"/healthz", "/readyz", "/metrics"}
 
 # A module may import those above it.
 LAYERS = [
-    {"models", "config", "dispatch", "mongoexport", "terminal"},
-    {"embedded", "schemas", "service_keys"},
-    {"database", "service_schemas", "stats"},
+    {"models", "config", "mongoexport", "terminal", "logs"},
+    {"embedded", "schemas", "service_keys", "metrics"},
+    {"database", "service_schemas", "stats", "observation"},
     {"push_tokens", "errors", "bodies", "feedback", "exporter"},
     {"sessions"},
     {"registration_sql", "purge"},
-    {"registrar", "auth", "dispatch", "import_rows", "import_sql"},
-    {"rotation", "importer", "session_import"},
+    {"registrar", "auth", "import_rows", "import_sql"},
+    {"rotation", "importer", "session_import", "fast_lane"},
     {"push_tokens_cli"},
     {"client_api", "service_api", "monitoring", "cli"},
     {"__init__", "gunicorn_worker"},

@@ -1,13 +1,20 @@
 """`push-tokens purge`: what nobody renews leaves, and only that."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from app import purge
 from tests.factories import body
+
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -113,6 +120,33 @@ def test_registrations_meanwhile_never_fail(run, register, app, alice, database)
     thread.join()
     assert set(codes) == {200}
     assert set(left(database)) == {f"t{number}" for number in range(0, 3000, 50)}
+
+
+def test_killed_in_the_middle_and_run_again(run, database, database_url, alice):
+    database.execute(
+        "INSERT INTO push_tokens"
+        " (id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
+        " SELECT n::text, 'main', n::text, 'gcm', 'alice', %s, 'epoch', 'epoch'"
+        " FROM generate_series(1, 50000) n",
+        alice.token_hash,
+    )
+    command = [f"{BIN}/flask", "push-tokens", "purge", "--unseen-days", "270"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        remaining = 50_000
+        while remaining == 50_000 and process.poll() is None:
+            time.sleep(0.01)
+            remaining = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
+        process.kill()
+    remaining = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
+    assert 0 < remaining < 50_000
+    assert remaining % purge.SLICE == 0  # what was begun is undone
+    assert run()["unseen"] == remaining
+    assert left(database) == []
 
 
 def test_sessions_of_an_import_go_with_their_last_registration(run, register, database):

@@ -1,0 +1,105 @@
+"""What Prometheus reads at /metrics, over all workers of an instance.
+
+Workers write their counts into files of one folder (PROMETHEUS_MULTIPROC_DIR, which gunicorn's
+configuration makes), and whoever is asked adds them up. No label holds anything of a caller's:
+neither a user nor a push token, and a route's pattern instead of a path.
+"""
+
+from collections import Counter as Count
+from collections.abc import Iterable
+
+from flask import Flask
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from sqlalchemy import event
+
+from app.models import db
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+REQUESTS = Histogram(
+    "push_registry_request_duration_seconds",
+    "Requests by route, method and status, and how long they took.",
+    ["route", "method", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+REGISTRATIONS = Counter(
+    "push_registry_registrations",
+    "Push tokens registered: created, refreshed, or moved to another user.",
+    ["outcome"],
+)
+REMOVED = Counter(
+    "push_registry_registrations_removed",
+    "Registrations removed: by their app (deleted), with their session (logout, revoked),"
+    " or by what a push provider said (feedback).",
+    ["cause"],
+)
+GROUPS = Histogram(
+    "push_registry_group_size",
+    "Registrations written by one statement.",
+    buckets=(1, 2, 5, 10, 20, 50, 100),
+)
+WAITING = Gauge(
+    "push_registry_registrations_waiting",
+    "Registrations that waited to be written when a group was last begun.",
+    multiprocess_mode="livesum",
+)
+POOL = Gauge(
+    "push_registry_pool_connections_in_use",
+    "Connections that requests hold out of the pool.",
+    multiprocess_mode="livesum",
+)
+POOL_SIZE = Gauge(
+    "push_registry_pool_connections_limit",
+    "Connections that the pools of all workers may open.",
+    multiprocess_mode="livesum",
+)
+DATABASE_ERRORS = Counter(
+    "push_registry_database_errors",
+    "Errors of PostgreSQL or of the way there, those that a retry cured included.",
+    ["error"],
+)
+
+
+def outcome(user_id: str, before: str | None) -> str:
+    """Name what a registration did, from its user and whose the row was before."""
+    if before is None:
+        return "created"
+    return "refreshed" if before == user_id else "moved"
+
+
+def count_registrations(outcomes: Iterable[str]) -> None:
+    """Count what registrations did, after their commit."""
+    for name, number in Count(outcomes).items():
+        REGISTRATIONS.labels(name).inc(number)
+
+
+def count_database_error(error: BaseException) -> None:
+    """Count an error by the name of its class, as psycopg calls it (`LockNotAvailable`)."""
+    DATABASE_ERRORS.labels(type(error).__name__).inc()
+
+
+def render(folder: str | None) -> bytes:
+    """Return all metrics as text: of the processes that share the folder, else of this one."""
+    registry = REGISTRY
+    if folder:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def init_app(app: Flask) -> None:
+    """Count what of the app's pool is in use."""
+    with app.app_context():
+        pool = db.engine.pool
+    event.listen(pool, "checkout", lambda *_: POOL.inc())
+    event.listen(pool, "checkin", lambda *_: POOL.dec())
+    POOL_SIZE.set(app.config["SETTINGS"].database_pool_size)

@@ -1,52 +1,62 @@
-"""Runs the migrations: one deployer at a time, never waiting long for a lock."""
+"""Runs the migrations: one deployer at a time, a transaction each, no long wait for a lock."""
 
-import zlib
+from typing import Any
 
 from alembic import context
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import create_engine
 
 from app import database
 from app.config import Settings
 from app.models import db
+from migrations import patience
 
-# Whoever migrates the same database holds this lock; a second deployer waits for it.
-ADVISORY_LOCK = zlib.crc32(b"push-token-registry migrations")
+OPTIONS: dict[str, Any] = {
+    "target_metadata": db.metadata,
+    "transaction_per_migration": True,
+    "compare_server_default": True,
+}
 
 
-def run_offline() -> None:
+def run_offline(limits: patience.Limits) -> None:
     """Print the SQL instead of running it."""
-    context.configure(
-        dialect_name="postgresql", target_metadata=db.metadata, transaction_per_migration=True
-    )
+    context.configure(dialect_name="postgresql", limits=limits, **OPTIONS)
     with context.begin_transaction():
+        for statement in (patience.REFUSE_OTHER_DEPLOYERS, *limits.settings()):
+            context.static_output(f"{statement};")
         context.run_migrations()
 
 
-def run_online() -> None:
-    """Migrate the database of the settings, or the one whose connection a test hands over."""
+def run_online(limits: patience.Limits) -> None:
+    """Migrate the database of the settings."""
     settings = Settings.from_env()
     database.check_url(settings)
     connect = database.connector(settings, batch=True)
     engine = create_engine("postgresql+psycopg://", creator=connect)
     try:
         with engine.connect() as connection:
-            # The lock first: lock_timeout would cut the wait for the other deployer short.
-            connection.execute(select(func.pg_advisory_lock(ADVISORY_LOCK)))
-            connection.execute(text("SET lock_timeout = '4s'"))
-            connection.commit()
-            context.configure(
-                connection=connection,
-                target_metadata=db.metadata,
-                transaction_per_migration=True,
-                compare_server_default=True,
-            )
-            with context.begin_transaction():
-                context.run_migrations()
+
+            def configure(**options: Any) -> dict[str, Any]:
+                context.configure(connection=connection, limits=limits, **OPTIONS, **options)
+                return context.get_context().opts
+
+            asked = configure()
+            if not asked.get("dont_mutate"):  # set by what only looks, such as `current`
+                # The lock first: lock_timeout would cut the wait for the other deployer short.
+                patience.wait_for_other_deployers(connection)
+            steps = patience.Steps(asked["fn"])
+
+            def run() -> None:
+                configure(fn=steps)
+                with context.begin_transaction():
+                    context.run_migrations()
+
+            patience.insist(connection, limits, run)
     finally:
         engine.dispose()
 
 
+limits = patience.Limits.from_arguments(context.get_x_argument(as_dictionary=True))
 if context.is_offline_mode():
-    run_offline()
+    run_offline(limits)
 else:
-    run_online()
+    run_online(limits)

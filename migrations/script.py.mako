@@ -1,15 +1,28 @@
 """${message}.
 
-Rules: it works beside the previous release of the code, downgrade undoes it without loss, and
-these lines say which locks it takes and for how long.
+TODO, here, in this place: which locks each statement takes (PostgreSQL's manual, "Explicit
+Locking"), on which table, and for how long; measured where rows are read or rewritten.
+
+Rules, to be deleted when they are kept:
+- It works beside the previous release of the code, which goes on serving while this runs and
+  after it. A column that this release writes is added nullable or with a constant default; what
+  the previous one still uses is dropped by the next release (expand, backfill, contract).
+- downgrade() undoes it, without loss of what was there before.
+- Nothing that reads or rewrites a large table while it is locked: a constraint is added NOT VALID
+  and validated by a revision of its own, NOT NULL by way of such a check, an index is built by
+  operations.create_index in a revision of its own, rows are filled by a command in batches.
+- A statement that locks a table for itself (ALTER, DROP) comes after operations.claim(table).
+- It runs offline too: it asks the database nothing. squawk reads what --sql prints, in the tests.
+- Revisions are numbered, and the name has at most 32 characters: `make migration m=add_kind`.
 """
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
-${imports if imports else ""}
 
+from migrations import operations
+${imports if imports else ""}
 revision: str = ${repr(up_revision)}
 down_revision: str | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}

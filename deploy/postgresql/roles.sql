@@ -1,0 +1,82 @@
+-- The roles of the push token registry: who migrates, who serves, who reports.
+--
+--   psql -X -v ON_ERROR_STOP=1 -d push_tokens -f deploy/postgresql/roles.sql
+--
+-- as a superuser, on the registry's database: before the first migration, and again after each.
+-- It may be run at any time and changes nothing the second time. Other names:
+--   -v owner=… -v app=… -v report=…
+-- The roles have no passwords: give them some (\password), or let pg_hba.conf let them in.
+
+\if :{?owner}
+\else
+    \set owner push_tokens_owner
+\endif
+\if :{?app}
+\else
+    \set app push_tokens_app
+\endif
+\if :{?report}
+\else
+    \set report push_tokens_report
+\endif
+
+SET client_min_messages = warning;
+
+SELECT format('CREATE ROLE %I LOGIN', name)
+FROM unnest(ARRAY[:'owner', :'app', :'report']) AS name
+WHERE name NOT IN (SELECT rolname FROM pg_roles)
+\gexec
+
+BEGIN;
+
+-- Nothing for whoever else can connect to the server.
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name)
+FROM unnest(ARRAY[:'owner', :'app', :'report']) AS name
+\gexec
+
+-- Who migrates owns the tables and may make new ones.
+GRANT USAGE, CREATE ON SCHEMA public TO :"owner";
+
+-- Who serves, gunicorn and the commands of flask: rows, and no table of its own but the temporary
+-- ones of `push-tokens import`.
+GRANT USAGE ON SCHEMA public TO :"app";
+SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), :'app') \gexec
+
+-- Who reports: a report that runs for long keeps dead rows from being removed, so it may not.
+GRANT USAGE ON SCHEMA public TO :"report";
+ALTER ROLE :"report" SET default_transaction_read_only = on;
+ALTER ROLE :"report" SET statement_timeout = '5min';
+ALTER ROLE :"report" SET idle_in_transaction_session_timeout = '1min';
+
+SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
+    to_regclass('public.service_keys') IS NOT NULL AS has_service_keys \gset
+
+\if :is_migrated
+    -- Tables that an earlier install made as somebody else.
+    SELECT format('ALTER TABLE public.%I OWNER TO %I', tablename, :'owner')
+    FROM pg_tables
+    WHERE schemaname = 'public' AND tableowner <> :'owner'
+        AND tablename IN ('alembic_version', 'user_sessions', 'push_tokens', 'service_keys')
+    ORDER BY tablename
+    \gexec
+
+    REVOKE ALL ON alembic_version, user_sessions, push_tokens FROM :"app", :"report";
+    GRANT SELECT ON alembic_version TO :"app";
+    GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions, push_tokens TO :"app";
+    -- Counts, users, ages; no push token, no hash, and no device's id, by which an app renames it.
+    GRANT SELECT ON alembic_version TO :"report";
+    GRANT SELECT (user_id, created_at, expires_at, verified_at, can_sign_in)
+        ON user_sessions TO :"report";
+    GRANT SELECT (app_name, type, user_id, enabled, created_at, updated_at)
+        ON push_tokens TO :"report";
+\endif
+
+\if :has_service_keys
+    REVOKE ALL ON service_keys FROM :"app", :"report";
+    GRANT SELECT, INSERT, UPDATE ON service_keys TO :"app";  -- a key is revoked, never removed
+    GRANT SELECT (name, scopes, created_at, revoked_at) ON service_keys TO :"report";
+\endif
+
+COMMIT;

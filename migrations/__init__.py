@@ -1,0 +1,1 @@
+"""How the schema changes: Alembic's env.py and revisions, and what they share."""

@@ -1,0 +1,97 @@
+"""PostgreSQL servers to be ill-treated: the wheel's binaries, on folders of the test's own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+from app import embedded
+from tests.live import family
+
+DATABASE = "push_tokens"
+
+
+class Cluster:
+    """A server whose process is ours, so that it can be killed, frozen and started again."""
+
+    def __init__(self, programs: Path | None = None):
+        self.programs = programs or embedded.binaries()
+        # A short path, as a socket's has at most 107 bytes; it stays the same over restarts.
+        self.folder = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self.data = self.folder / "data"
+        self.process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, embedded.UNPRIVILEGED)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs to its end."""
+        command = embedded.as_unprivileged([str(self.programs / program), *arguments])
+        subprocess.run(command, cwd="/", check=True, capture_output=True)
+
+    def create(self) -> None:
+        """Make an empty server."""
+        options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self.run("initdb", "-D", str(self.data), *options)
+
+    def start(self, *settings: str) -> None:
+        """Start it, or start it again, with settings such as `max_connections=20`."""
+        named = ["listen_addresses=", f"unix_socket_directories={self.folder}", *settings]
+        flags = [part for setting in named for part in ("-c", setting)]
+        command = [str(self.programs / "postgres"), "-D", str(self.data), *flags]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                embedded.as_unprivileged(command),
+                cwd="/",
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_up(self, seconds: float = 60) -> None:
+        """Wait until it takes connections."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                log = (self.folder / "log").read_text()[-3000:]
+                assert self.process, log
+                assert self.process.poll() is None, log
+                assert time.monotonic() < deadline, log
+                time.sleep(0.01)
+            else:
+                return
+
+    def create_database(self) -> None:
+        """Make the registry's database, empty."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+
+    def url(self, dbname: str = DATABASE) -> str:
+        """Return the URI of a database."""
+        return f"postgresql:///{dbname}?user=postgres&host={quote(str(self.folder), safe='')}"
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server and all its processes."""
+        assert self.process
+        for pid in family(self.process.pid):
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, but for what the kernel had not written yet."""
+        assert self.process
+        self.signal(signal.SIGSTOP)  # so that none is born meanwhile
+        self.signal(signal.SIGKILL)
+        self.process.wait(20)
+
+    def remove(self) -> None:
+        """End it and remove its folder."""
+        if self.process and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

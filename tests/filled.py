@@ -1,0 +1,57 @@
+"""Tables with rows in them, made in the database: quick, and of any revision from the first."""
+
+import json
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+# Three registrations a user, in one of two sessions; push tokens and ids are scattered.
+FILL = """
+INSERT INTO user_sessions (token_hash, user_id, created_at, expires_at, can_sign_in)
+SELECT sha256(convert_to('session ' || i, 'UTF8')), 'user' || i / 2,
+    '2026-01-01'::timestamptz + i * interval '1 second',
+    CASE WHEN i % 5 > 0 THEN now() + interval '90 days' END, i % 7 > 0
+FROM generate_series(0, {sessions} - 1) i;
+INSERT INTO push_tokens
+    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at)
+SELECT left(md5('id ' || i), 17), 'app' || i % 3, md5('a ' || i) || md5('b ' || i),
+    CASE WHEN i % 2 = 0 THEN 'apn' ELSE 'gcm' END, 'user' || i % {sessions} / 2,
+    sha256(convert_to('session ' || i % {sessions}, 'UTF8')), i % 100 > 0,
+    '2026-01-01'::timestamptz + i * interval '1 second', now() - i % 300 * interval '1 day'
+FROM generate_series(0, {rows} - 1) i;
+"""
+SERVICE_KEYS = """
+INSERT INTO service_keys (key_hash, name, scopes, revoked_at)
+SELECT sha256(convert_to('key ' || i, 'UTF8')), 'service' || i / 2, ARRAY['lookup', 'feedback'],
+    CASE WHEN i % 2 = 0 THEN now() END
+FROM generate_series(1, 9) i
+"""
+
+
+def fill(url: str, rows: int = 300) -> None:
+    """Add registrations, of 2 users for 3 of them, and service keys where there is the table."""
+    statement = sql.SQL(FILL).format(rows=rows, sessions=rows * 2 // 3)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
+        if connection.execute("SELECT to_regclass('service_keys')").fetchone() != (None,):
+            connection.execute(SERVICE_KEYS)
+        connection.execute("VACUUM ANALYZE")
+
+
+def contents(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table of ours, in an order of their own."""
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+    with psycopg.connect(url, options="-c timezone=UTC") as connection:
+        found = {}
+        for (table,) in connection.execute(tables).fetchall():
+            if table == "alembic_version":
+                continue
+            rows = sql.SQL("SELECT to_jsonb(t) FROM {} t").format(sql.Identifier(table))
+            found[table] = in_order([row for (row,) in connection.execute(rows)])
+        return found
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows in an order that does not depend on where they are stored."""
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))

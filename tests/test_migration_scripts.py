@@ -1,0 +1,121 @@
+"""Migrations as scripts: what squawk says of them, and psql makes of them what Alembic does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app import embedded
+from app.config import ROOT
+from migrations.patience import ADVISORY_LOCK
+from tests.conftest import migrate
+from tests.filled import contents, fill, in_order
+from tests.roles import psql
+from tests.test_migrations import SCRIPTS
+
+REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
+STEPS = list(zip(["base", *REVISIONS], REVISIONS, strict=False))
+
+# What squawk may not judge: Alembic's own table, and that undoing takes away.
+ALEMBICS = {("base", REVISIONS[0]): ["prefer-text-field"]}
+UNDOING = ["ban-drop-table", "ban-drop-column"]
+
+
+def script(verb: str, span: str) -> str:
+    """Return what Alembic prints."""
+    command = [sys.executable, "-m", "alembic", verb, span, "--sql"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def squawk(text: str, *excluded: str) -> tuple[int, str]:
+    """Lint a script; return exit status and findings."""
+    command = [str(Path(sys.executable).with_name("squawk")), "--pg-version=14.0"]
+    command += ["--reporter=gcc", *(f"--exclude={rule}" for rule in excluded)]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("before", "revision"), STEPS)
+def test_squawk_finds_nothing_that_hurts_a_database_in_use(before, revision):
+    up = script("upgrade", revision if before == "base" else f"{before}:{revision}")
+    assert squawk(up, *ALEMBICS.get((before, revision), [])) == (0, "")
+    assert squawk(script("downgrade", f"{revision}:{before}"), *UNDOING) == (0, "")
+
+
+def test_squawk_would_find_what_hurts():
+    code, said = squawk("ALTER TABLE push_tokens ADD COLUMN kind text NOT NULL;")
+    assert code != 0
+    assert "adding-required-field" in said
+
+
+def schema(url: str) -> str:
+    """Return the schema as pg_dump prints it, without the key that it draws anew each time."""
+    command = [str(embedded.binaries() / "pg_dump"), "--schema-only", "--no-owner", url]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.sub(r"^\\(un)?restrict .*$", "", dump, flags=re.M)
+
+
+def test_scripts_make_of_an_empty_database_what_alembic_makes(new_database):
+    online, offline = new_database(), new_database()
+    migrate(online, "upgrade", "head")
+    psql(offline, script("upgrade", "head"))
+    assert schema(offline) == schema(online)
+    assert "CREATE TABLE public.push_tokens" in schema(online)
+    migrate(online, "downgrade", "base")
+    psql(offline, script("downgrade", "head:base"))
+    assert schema(offline) == schema(online)
+    assert "push_tokens" not in schema(online)
+
+
+def test_scripts_make_of_a_filled_database_what_alembic_makes(new_database):
+    online, offline = new_database(), new_database()
+    first = REVISIONS[0]
+    for url in (online, offline):
+        migrate(url, "upgrade", first)
+        fill(url)
+    before = contents(offline)
+    migrate(online, "upgrade", "head")
+    psql(offline, script("upgrade", f"{first}:head"))
+    assert schema(offline) == schema(online)
+    assert kept(before, contents(offline))
+    migrate(online, "downgrade", first)
+    psql(offline, script("downgrade", f"head:{first}"))
+    assert schema(offline) == schema(online)
+    assert contents(offline) == before
+
+
+def test_a_script_stops_while_another_deployer_is_at_work(new_database):
+    url = new_database()
+    with psycopg.connect(url) as deployer:
+        deployer.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+        with pytest.raises(AssertionError, match="another deployer is migrating this database"):
+            psql(url, script("upgrade", "head"))
+    assert "push_tokens" not in schema(url)
+
+
+@pytest.mark.parametrize(("before", "revision"), STEPS[1:])
+def test_rows_survive_down_and_up(new_database, before, revision):
+    url = new_database()
+    migrate(url, "upgrade", revision)
+    fill(url)
+    first = contents(url)
+    migrate(url, "downgrade", before)
+    lower = contents(url)
+    assert kept(lower, first)
+    migrate(url, "upgrade", revision)
+    assert kept(lower, contents(url))
+
+
+def kept(rows: dict, later: dict) -> bool:
+    """Tell whether all these rows are there later, of whatever columns more they are then."""
+    assert rows["push_tokens"]
+    for table, old in rows.items():
+        columns = old[0].keys() if old else set()
+        same = [{name: row[name] for name in columns} for row in later[table]]
+        assert in_order(same) == old
+    return True

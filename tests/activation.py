@@ -1,0 +1,101 @@
+"""gunicorn as systemd runs it: the socket is the unit's, and outlives every gunicorn."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from app.config import ROOT
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+BACKLOG = 4096  # as deploy/systemd/push-token-registry.socket says
+
+
+class SocketUnit:
+    """Holds a listening unix socket and hands it to one gunicorn after the other."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(BACKLOG)
+        self.service: subprocess.Popen[bytes] | None = None
+
+    def start(self, database_url: str, **environ: str) -> None:
+        """Start gunicorn; requests wait in the socket until it takes them."""
+        descriptor = self._listener.fileno()
+        settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "warning", **environ}
+        # LISTEN_PID is the process's own id, so a shell sets it and becomes gunicorn.
+        become = f'exec 3<&{descriptor}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+        gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
+        self.service = subprocess.Popen(
+            ["bash", "-c", become, "unit", *gunicorn],
+            cwd=environ.get("ROOT_OF_APP", ROOT),
+            env={**os.environ, **settings},
+            pass_fds=(descriptor,),
+        )
+        self.wait_until_ready()
+
+    def stop(self) -> float:
+        """Stop gunicorn as `systemctl stop` does; return the seconds that it took."""
+        assert self.service
+        begin = time.monotonic()
+        self.service.send_signal(signal.SIGTERM)
+        assert self.service.wait(40) == 0
+        self.service = None
+        return time.monotonic() - begin
+
+    def workers(self) -> list[int]:
+        """Return the process ids of gunicorn's workers."""
+        assert self.service
+        pid = self.service.pid
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] = NO_HEADERS,
+        fields: object = None,
+        timeout: float = 20,
+    ) -> tuple[int, bytes]:
+        """Call gunicorn itself; return status and body."""
+        content = json.dumps(fields) if fields is not None else ""
+        head = [f"{method} {path} HTTP/1.1", "Host: t", "Connection: close"]
+        head += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(timeout)
+            client.connect(str(self.path))
+            client.sendall("\r\n".join([*head, "", content]).encode())
+            answer = b""
+            while received := client.recv(65536):
+                answer += received
+        start, _, body = answer.partition(b"\r\n\r\n")
+        return (int(start.split()[1]) if start else 0), body
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Ask gunicorn itself; return status and body."""
+        return self.ask("GET", path)
+
+    def wait_until_ready(self, seconds: float = 30) -> None:
+        """Wait until /readyz says 200."""
+        assert self.service
+        deadline = time.monotonic() + seconds
+        while self.get("/readyz")[0] != 200:
+            assert self.service.poll() is None, "gunicorn ended"
+            assert time.monotonic() < deadline, "gunicorn is not ready"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop all."""
+        if self.service and self.service.poll() is None:
+            self.stop()
+        self._listener.close()
+        self.path.unlink()

@@ -1,0 +1,106 @@
+"""What every fault hits: a database of its own, gunicorn, nginx, and clients that register."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.activation import SocketUnit
+from tests.clusters import Cluster
+from tests.conftest import migrate
+from tests.factories import Caller, Database
+from tests.proxy import NO_LIMITS, nginx
+
+CLIENTS = 40
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+MEASURED: list[str] = []
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that notes a figure for the summary."""
+    return lambda **figures: MEASURED.append(
+        f"{request.node.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured."""
+    if MEASURED:
+        terminalreporter.section("measured, in seconds")
+        terminalreporter.write("\n".join(MEASURED) + "\n")
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[Callable[[], Cluster]]:
+    """A function that makes a server, not yet created nor started."""
+    made: list[Cluster] = []
+
+    def make() -> Cluster:
+        made.append(Cluster())
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.remove()
+
+
+@pytest.fixture
+def cluster(new_cluster) -> Cluster:
+    """A running server with the registry's database."""
+    cluster = new_cluster()
+    cluster.create()
+    cluster.start()
+    cluster.wait_until_up()
+    cluster.create_database()
+    migrate(cluster.url(), "upgrade", "head")
+    return cluster
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    """Connect to a cluster's database."""
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        yield Database(connection)
+
+
+@pytest.fixture
+def callers(cluster: Cluster) -> list[Caller]:
+    """The users of the load, signed in."""
+    with opened(cluster.url()) as database:
+        return [database.sign_in(f"user{number}") for number in range(CLIENTS)]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def unit(folder: Path) -> Iterator[SocketUnit]:
+    """The socket unit, whose gunicorn the test starts."""
+    unit = SocketUnit(folder / "registry.sock")
+    yield unit
+    unit.close()
+
+
+@pytest.fixture
+def address(unit: SocketUnit, folder: Path) -> Iterator[str]:
+    """The address of nginx before the unit, with limits that do not bite."""
+    with nginx(folder / "nginx", unit.path, changes=NO_LIMITS) as proxy:
+        yield f"127.0.0.1:{proxy.public}"

@@ -1,0 +1,260 @@
+"""PostgreSQL is killed, frozen, full or has no connection left, under a load of registrations."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app import embedded
+from app.config import Settings
+from app.database import GRACE
+from tests.faults.conftest import opened
+from tests.load import load
+
+DEFAULTS = Settings()
+# The longest that a request may take: its turn comes at the last moment, then a statement that
+# nobody answers, or a connection to each host of the URI.
+LONGEST = DEFAULTS.request_deadline + DEFAULTS.database_statement_timeout + GRACE
+END_ALL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'push-token-registry'
+"""
+INDEXES = "SELECT indexname FROM pg_indexes WHERE tablename = 'push_tokens'"
+FILL = "INSERT INTO filler SELECT repeat('x', 100) FROM generate_series(1, 60)"
+RECOVERY = 2.0  # seconds after the database
+
+
+def check_recovery(clients, back: float, measured) -> None:
+    """All is well from two seconds after the database is back, with the same gunicorn."""
+    recovered = clients.first_success(back) - back
+    measured(recovered_after=recovered)
+    assert recovered < RECOVERY
+    time.sleep(RECOVERY + 3)
+    late = [o for o in clients.outcomes() if o.begin > back + RECOVERY and o.status != 200]
+    assert not late
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it", "one backend"])
+def test_a_killed_postgresql_loses_nothing_acknowledged(
+    cluster, callers, unit, address, measured, whole
+):
+    unit.start(cluster.url())
+    service = unit.service.pid, set(unit.workers())
+    with load(address, callers) as clients:
+        time.sleep(3)
+        if whole:
+            cluster.kill()
+            time.sleep(3)
+            cluster.start()
+        else:  # the server ends all connections and recovers by itself
+            with psycopg.connect(cluster.url()) as connection:
+                os.kill(connection.info.backend_pid, signal.SIGKILL)
+        cluster.wait_until_up()
+        check_recovery(clients, time.monotonic(), measured)
+    assert clients.statuses().keys() <= {200, 503}
+    assert clients.acknowledged() > 100
+    measured(slowest=clients.slowest())
+    assert clients.slowest() < LONGEST
+    assert (unit.service.pid, set(unit.workers())) == service
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_a_frozen_postgresql_is_a_503_in_time_and_nothing_else_stops(
+    cluster, callers, unit, address, measured
+):
+    unit.start(cluster.url())
+    service = unit.service.pid, set(unit.workers())
+    with load(address, callers) as clients:
+        time.sleep(2)
+        cluster.signal(signal.SIGSTOP)
+        frozen = time.monotonic()
+        slowest = 0.0
+        while time.monotonic() < frozen + 30:
+            begin = time.monotonic()
+            assert unit.get("/healthz")[0] == 200
+            slowest = max(slowest, time.monotonic() - begin)
+            time.sleep(0.5)
+        cluster.signal(signal.SIGCONT)
+        check_recovery(clients, time.monotonic(), measured)
+        during = clients.statuses(frozen + 1, frozen + 30)
+    assert slowest < 1
+    assert set(during) == {503}
+    assert clients.statuses().keys() == {200, 503}
+    measured(slowest=clients.slowest())
+    assert clients.slowest() < LONGEST
+    assert (unit.service.pid, set(unit.workers())) == service
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_the_other_calls_are_answered_in_time_by_a_frozen_postgresql(cluster, unit):
+    unit.start(cluster.url())
+    with opened(cluster.url()) as database:
+        caller = database.sign_in("alice")
+    cluster.signal(signal.SIGSTOP)
+    calls = [
+        ("GET", "/api/v1/push.token"),
+        ("DELETE", "/api/v1/push.token?token=x"),
+        ("POST", "/api/v1/logout"),
+        ("GET", "/readyz"),
+    ]
+
+    def timed(call: tuple[str, str]) -> tuple[int, float]:
+        begin = time.monotonic()
+        status, _ = unit.ask(*call, caller.headers, timeout=60)
+        return status, time.monotonic() - begin
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(timed, calls * 10))
+    cluster.signal(signal.SIGCONT)
+    assert {status for status, _ in answers} == {503}
+    # A guard and a verb, each of which may wait for its turn.
+    assert max(seconds for _, seconds in answers) < 2 * LONGEST
+    assert unit.ask("GET", "/api/v1/push.token", caller.headers)[0] == 200
+
+
+def test_an_exhausted_pool_is_a_503_in_time(cluster, unit):
+    unit.start(cluster.url(), DATABASE_POOL_SIZE="1", WEB_CONCURRENCY="1", REQUEST_DEADLINE="2")
+    path = "/api/v1/push.token"
+    with opened(cluster.url()) as database, ThreadPoolExecutor(20) as pool:
+        caller = database.sign_in("alice")
+        assert unit.ask("GET", path, caller.headers)[0] == 200
+        database.execute("BEGIN")
+        database.execute("LOCK TABLE push_tokens IN ACCESS EXCLUSIVE MODE")
+        begin = time.monotonic()
+        answers = [pool.submit(unit.ask, "GET", path, caller.headers) for _ in range(20)]
+        assert unit.get("/healthz")[0] == 200
+        assert {answer.result(30)[0] for answer in answers} == {503}
+        assert time.monotonic() - begin < 2 * (2 + 1 + 1)
+        database.execute("ROLLBACK")
+        assert unit.ask("GET", path, caller.headers)[0] == 200
+
+
+def test_too_many_connections_is_a_503_until_there_is_room(
+    cluster, callers, unit, address, measured
+):
+    cluster.kill()
+    cluster.start("max_connections=20")
+    cluster.wait_until_up()
+    unit.start(cluster.url())
+    with load(address, callers) as clients, ExitStack() as stack:
+        time.sleep(2)
+        hog = stack.enter_context(psycopg.connect(cluster.url(), autocommit=True))
+        deadline = time.monotonic() + 20
+        while clients.statuses(time.monotonic() - 0.5).keys() != {503}:
+            assert time.monotonic() < deadline
+            with_room = "datname = current_database() AND application_name = 'push-token-registry'"
+            hog.execute(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {with_room}"
+            )
+            try:
+                while True:
+                    stack.enter_context(psycopg.connect(cluster.url(), autocommit=True))
+            except psycopg.OperationalError as error:
+                assert "too many clients" in str(error)  # noqa: PT017
+        full = time.monotonic()
+        time.sleep(2)
+        assert clients.statuses(full).keys() == {503}
+        stack.close()
+        check_recovery(clients, time.monotonic(), measured)
+    assert clients.statuses().keys() == {200, 503}
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+@contextmanager
+def small_disk():
+    """A file system of 4 MiB; only root can make one."""
+    with tempfile.TemporaryDirectory(prefix="disk-") as name:
+        Path(name).chmod(0o755)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", name]
+        if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+            pytest.skip("no right to mount a file system")
+        try:
+            shutil.chown(name, embedded.UNPRIVILEGED)
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
+
+
+def test_a_full_disk_is_a_503_with_nothing_half_done(cluster, callers, unit, address, measured):
+    with small_disk() as disk, opened(cluster.url()) as database:
+        database.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        database.execute("CREATE TABLE filler (a text) TABLESPACE small")
+        for index in database.rows(INDEXES):
+            database.execute(f"ALTER INDEX {index['indexname']} SET TABLESPACE small")
+        database.execute("ALTER TABLE push_tokens SET TABLESPACE small")
+        unit.start(cluster.url())
+        with load(address, callers) as clients:
+            time.sleep(1)
+            with suppress(psycopg.errors.DiskFull):
+                while True:
+                    database.execute(FILL)
+            # Refreshes of what is there fit for a while yet.
+            full = time.monotonic()
+            while not clients.statuses(full)[503]:
+                assert time.monotonic() < full + 30, clients.statuses()
+                time.sleep(0.1)
+            # Whoever is answered 503 has nothing stored by it.
+            caller = callers[0]
+            before = len(database.push_tokens())
+            refused = 0
+            for _ in range(100):
+                fields = {"type": "gcm", "value": secrets.token_urlsafe(1500), "appName": "big"}
+                status, _ = unit.ask("POST", "/api/v1/push.token", caller.headers, fields)
+                assert status in (200, 503)
+                stored = database.rows(
+                    "SELECT 1 FROM push_tokens WHERE app_name = 'big' AND token = %s",
+                    fields["value"],
+                )
+                assert len(stored) == (status == 200)
+                refused += status == 503
+            assert refused
+            assert len(database.push_tokens()) >= before
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            check_recovery(clients, time.monotonic(), measured)
+        assert clients.statuses().keys() == {200, 503}
+        assert clients.lost(database.connection) == []
+        cluster.kill()
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_group_is_a_503_for_all_of_it(
+    cluster, callers, unit, address, measured
+):
+    """The same error raised by a trigger, where no file system can be made."""
+    with opened(cluster.url()) as database:
+        database.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF EXISTS (SELECT 1 FROM disk_is_full) THEN"
+            " RAISE disk_full USING MESSAGE = 'could not extend file'; END IF;"
+            " RETURN NEW; END $$"
+        )
+        database.execute("CREATE TABLE disk_is_full ()")
+        database.execute(
+            "CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON push_tokens"
+            " FOR EACH ROW EXECUTE FUNCTION full_disk()"
+        )
+        unit.start(cluster.url())
+        with load(address, callers) as clients:
+            time.sleep(2)
+            database.execute("INSERT INTO disk_is_full DEFAULT VALUES")
+            full = time.monotonic() + 0.5
+            time.sleep(3)
+            rows = database.rows("SELECT max(updated_at) AS latest FROM push_tokens")
+            time.sleep(1)
+            assert database.rows("SELECT max(updated_at) AS latest FROM push_tokens") == rows
+            assert clients.statuses(full).keys() == {503}
+            database.execute("DELETE FROM disk_is_full")
+            check_recovery(clients, time.monotonic(), measured)
+        assert clients.statuses().keys() == {200, 503}
+        assert clients.lost(database.connection) == []

@@ -1,0 +1,75 @@
+"""The primary dies, its synchronous standby is promoted; several hosts in DATABASE_URL."""
+
+import time
+from urllib.parse import quote
+
+import psycopg
+
+from tests.faults.conftest import opened
+from tests.faults.test_database import LONGEST, check_recovery
+from tests.load import load
+
+
+def make_standby(primary, standby) -> None:
+    """Copy the primary and follow it; from then on it waits for the standby at each commit."""
+    standby.run(
+        *("pg_basebackup", "-D", str(standby.data), "-d", primary.url("postgres")),
+        *("-R", "-X", "stream", "--checkpoint=fast", "--no-sync"),
+    )
+    standby.start()
+    standby.wait_until_up()
+    with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        connection.execute("SELECT pg_reload_conf()")
+        query = "SELECT sync_state FROM pg_stat_replication"
+        deadline = time.monotonic() + 20
+        while connection.execute(query).fetchall() != [("sync",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def both(first, second) -> str:
+    """Return the URI of whichever takes writes."""
+    hosts = quote(f"{first.folder},{second.folder}", safe=",")
+    database = first.url().partition("?")[0]
+    return f"{database}?user=postgres&host={hosts}&target_session_attrs=read-write"
+
+
+def test_a_promoted_standby_has_all_that_was_acknowledged_and_is_found(
+    cluster, new_cluster, callers, unit, address, measured
+):
+    standby = new_cluster()
+    make_standby(cluster, standby)
+    unit.start(both(cluster, standby))
+    service = unit.service.pid, set(unit.workers())
+    with load(address, callers) as clients:
+        time.sleep(4)
+        cluster.kill()
+        time.sleep(3)
+        with psycopg.connect(standby.url("postgres"), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+            # The new primary has no standby of its own yet, and must not wait for one.
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+        check_recovery(clients, time.monotonic(), measured)
+    assert clients.statuses().keys() == {200, 503}
+    assert clients.acknowledged() > 100
+    measured(slowest=clients.slowest())
+    assert clients.slowest() < LONGEST
+    assert (unit.service.pid, set(unit.workers())) == service
+    with opened(standby.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_an_old_primary_that_comes_back_as_standby_is_not_written_to(
+    cluster, new_cluster, callers, unit, address
+):
+    """The first host of the URI takes connections, but not writes."""
+    standby = new_cluster()
+    make_standby(cluster, standby)
+    unit.start(both(standby, cluster))
+    with load(address, callers) as clients:
+        time.sleep(3)
+    assert not clients.failures()
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []

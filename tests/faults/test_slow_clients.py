@@ -1,0 +1,66 @@
+"""500 phones that send a byte a second, through nginx: nobody else waits for them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.config import ROOT
+from tests.load import load
+
+SLOW = 500
+SECONDS = 20
+
+
+@contextmanager
+def slow_clients(address: str) -> Iterator[Callable[[], int]]:
+    """Start them; give a function that counts those nginx has neither answered nor cut off."""
+    command = [sys.executable, "-m", "tests.faults.dawdle", *address.split(":"), str(SLOW)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def alive() -> int:
+            print(file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        alive()  # all of them are connected
+        yield alive
+        process.stdin.close()
+
+
+def test_500_slow_clients_do_not_double_the_others_p99(cluster, callers, unit, address, measured):
+    unit.start(cluster.url())
+    with load(address, callers, 0.05) as clients:
+        time.sleep(3)  # connections, plans, caches
+        begin = time.monotonic()
+        time.sleep(SECONDS)
+        alone = clients.percentile(0.99, begin)
+        with slow_clients(address) as alive:
+            begin = time.monotonic()
+            time.sleep(7)
+            # nginx gives up who has not said his head in 10 seconds; the bodies may take for ever.
+            assert alive() == SLOW
+            time.sleep(SECONDS - 7)
+            assert alive() == SLOW // 2
+            among = clients.percentile(0.99, begin)
+    measured(p99_alone=alone, p99_among_slow=among)
+    assert not clients.failures()
+    assert among <= 2 * alone, (alone, among)
+
+
+def test_a_slow_client_costs_the_registry_no_connection(cluster, unit, address):
+    """They wait in nginx; gunicorn has not even heard of them."""
+    unit.start(cluster.url(), WEB_CONCURRENCY="1")
+    before = connections(unit)
+    with slow_clients(address) as alive:
+        time.sleep(2)
+        assert alive() == SLOW
+        assert connections(unit) == before
+
+
+def connections(unit) -> int:
+    """Count the connections on the unit's socket."""
+    with open("/proc/net/unix") as file:
+        return sum(line.rstrip().endswith(str(unit.path)) for line in file)

@@ -1,0 +1,134 @@
+"""gunicorn's workers are killed, replaced, recycled; gunicorn is stopped and started."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT
+from tests.faults.conftest import opened
+from tests.live import serve
+from tests.load import load
+
+
+def workers(pid: int) -> list[int]:
+    """Return the process ids of gunicorn's workers."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("how_many", [1, 2])
+def test_a_killed_worker_fails_what_was_in_flight_and_loses_nothing(cluster, callers, how_many):
+    with serve(cluster.url()) as live, load(f"127.0.0.1:{live.port}", callers, 0.05) as clients:
+        clients.first_success(time.monotonic())
+        for _ in range(3):
+            time.sleep(2)
+            for worker in workers(live.process.pid)[:how_many]:
+                os.kill(worker, signal.SIGKILL)
+            clients.first_success(time.monotonic())
+        time.sleep(1)
+    # One request of a client is in flight when a worker dies, and nobody answers it.
+    assert clients.failures().keys() <= {
+        *("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
+    }
+    for client in clients.clients:
+        assert sum(outcome.status != 200 for outcome in client.outcomes) <= 3
+    assert clients.acknowledged() > 200
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_behind_nginx_not_even_a_killed_worker_fails_a_registration(
+    cluster, callers, unit, address
+):
+    """One of two: the other one takes over. A try that both drop would be a 503."""
+    unit.start(cluster.url())
+    with load(address, callers, 0.05) as clients:
+        for _ in range(3):
+            time.sleep(2)
+            os.kill(unit.workers()[0], signal.SIGKILL)
+        time.sleep(2)
+    assert not clients.failures()
+    assert clients.acknowledged() > 200
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_hup_fails_no_request(cluster, callers, unit, address, measured):
+    unit.start(cluster.url())
+    before = set(unit.workers())
+    with load(address, callers, 0.05) as clients:
+        for _ in range(3):
+            time.sleep(2)
+            os.kill(unit.service.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while before & set(unit.workers()) or len(unit.workers()) != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        clients.first_success(time.monotonic())
+    assert not clients.failures()
+    assert clients.acknowledged() > 200
+    measured(slowest=clients.slowest())
+    assert clients.slowest() < 10
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_stop_and_start_with_a_socket_unit_fails_no_request(
+    cluster, callers, unit, address, measured
+):
+    unit.start(cluster.url())
+    with load(address, callers, 0.05) as clients:
+        for _ in range(2):
+            time.sleep(2)
+            took = unit.stop()
+            measured(stopping=took)
+            assert took < 10
+            unit.start(cluster.url())
+        clients.first_success(time.monotonic())
+        time.sleep(1)
+    assert not clients.failures()
+    assert clients.acknowledged() > 200
+    measured(slowest=clients.slowest())
+    assert clients.slowest() < 15
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_recycling_workers_fails_no_request(cluster, callers, unit, address):
+    """By count of requests, with a setting that makes it happen all the time."""
+    unit.start(cluster.url(), GUNICORN_CMD_ARGS="--max-requests 150 --max-requests-jitter 50")
+    seen = set(unit.workers())
+    with load(address, callers, 0.05) as clients:
+        until = time.monotonic() + 12
+        while time.monotonic() < until:
+            time.sleep(0.2)
+            seen |= set(unit.workers())
+        clients.first_success(time.monotonic())
+    assert len(seen) >= 6
+    assert not clients.failures()
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, folder):
+    """An upgrade: also of what gunicorn's master has imported for its configuration."""
+    release = folder / "release"
+    shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
+    unit.start(cluster.url(), ROOT_OF_APP=str(release))
+    assert unit.get("/healthz")[1] == b'{"status":"ok"}'
+    config, monitoring = release / "app" / "config.py", release / "app" / "monitoring.py"
+    config.write_text(config.read_text() + '\nRELEASE = "next"\n')
+    changed = monitoring.read_text().replace('{"status": "ok"}', '{"status": config.RELEASE}')
+    monitoring.write_text(
+        changed.replace("from app.config", "from app import config\nfrom app.config")
+    )
+    with load(address, callers, 0.05) as clients:
+        os.kill(unit.service.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while unit.get("/healthz")[1] != b'{"status":"next"}':
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert not clients.failures()

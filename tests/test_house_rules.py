@@ -17,7 +17,8 @@ LAYERS = [
     {"push_tokens", "errors", "bodies", "feedback", "exporter"},
     {"sessions"},
     {"registration_sql", "purge"},
-    {"registrar", "auth", "import_rows", "import_sql"},
+    {"registration_writer", "auth", "import_rows", "import_sql"},
+    {"registrar"},
     {"rotation", "importer", "session_import", "fast_lane"},
     {"push_tokens_cli"},
     {"client_api", "service_api", "monitoring", "cli"},
@@ -31,6 +32,7 @@ KNOW_NO_FLASK = {
     "embedded",
     "push_tokens",
     "registration_sql",
+    "registration_writer",
     "rotation",
     "sessions",
 }

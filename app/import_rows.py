@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from app.mongoexport import parse_date
 from app.registration_sql import fresh_id
 from app.schemas import (
+    ENVIRONMENTS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
     MAX_PUSH_TOKEN,
     MAX_USER_ID,
+    PRODUCTION,
     canonical,
     is_storable,
 )
@@ -30,6 +32,7 @@ class Row(NamedTuple):
     enabled: bool
     created_at: datetime
     updated_at: datetime
+    environment: str
 
 
 def placeholder_hash(user_id: str) -> bytes:
@@ -48,6 +51,9 @@ def read(document: dict[str, Any]) -> Row:
     enabled = document.get("enabled", True)
     if not isinstance(enabled, bool):
         raise ValueError("enabled: not true or false")
+    environment = document.get("environment", PRODUCTION)  # only our own export has it
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
     return Row(
         fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
         _text(document, "appName", MAX_APP_NAME),
@@ -58,6 +64,7 @@ def read(document: dict[str, Any]) -> Row:
         enabled,
         created_at,
         updated_at,
+        environment,
     )
 
 

@@ -176,7 +176,7 @@ def _staged(place: int, row: Row) -> str:
     return (
         f"{place}\t{id_}\t{app_name}\t{token}\t{type_}\t{user_id}\t\\\\x{row.session_hash.hex()}\t"
         f"{'t' if row.enabled else 'f'}\t{row.created_at.isoformat()}\t"
-        f"{row.updated_at.isoformat()}\n"
+        f"{row.updated_at.isoformat()}\t{row.environment}\n"
     )
 
 

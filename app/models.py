@@ -89,6 +89,7 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     __table_args__ = (
         UniqueConstraint("app_name", "token"),
         CheckConstraint("type IN ('apn', 'gcm')", name="type"),
+        CheckConstraint("environment IN ('production', 'sandbox')", name="environment"),
         Index(None, "user_id"),
         Index(None, "session_hash"),
         # No index on updated_at: a refresh changes nothing else, and as long as no index
@@ -117,6 +118,10 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
     updated_at: Mapped[Timestamp] = mapped_column(
         server_default=func.now(), comment="When the device was last registered."
+    )
+    environment: Mapped[Opaque] = mapped_column(
+        server_default="production",
+        comment="The push service's environment that knows the token: production or sandbox.",
     )
 
 

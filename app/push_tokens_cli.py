@@ -15,7 +15,7 @@ from rich.console import Console
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
-from app import exporter, purge, stats
+from app import backfill, exporter, purge, stats
 from app.database import Connection, connector, is_unavailable
 from app.importer import Importer
 from app.models import db
@@ -190,16 +190,29 @@ def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> No
 
 
 def _run(what: str, steps: Iterator[purge.Step], size: float = 0) -> int:
-    """Run a purge's steps, a transaction each; return how many rows went."""
-    examined = removed = 0
+    """Run steps, a transaction each; return how many rows they changed."""
+    examined = changed = 0
     with Meter(what, max(size, 0)) as meter:
         for step in steps:
             db.session.commit()
             examined += step.examined
-            removed += step.removed
+            changed += step.changed
             meter.at(examined, examined)
     db.session.commit()
-    return removed
+    return changed
+
+
+@push_tokens_group.command("backfill")
+def backfill_push_tokens() -> None:
+    """Fill what a revision added, in rows that were there before; the next revision demands it.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    """
+    with _one_line_when_away():
+        size = purge.estimated_rows()
+        db.session.commit()
+        filled = _run("environment", backfill.environment(), size)
+    say(environment=filled)
 
 
 @push_tokens_group.command("stats")

@@ -22,6 +22,7 @@ from app import metrics
 from app.database import RACES, Connection, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
 from app.registration_writer import Writer
+from app.schemas import PRODUCTION
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 MAX_WAITING = 2000  # more would only wait to be too late
@@ -35,6 +36,7 @@ class Registration(NamedTuple):
     app_name: str
     token: str
     type: str
+    environment: str = PRODUCTION
 
 
 class _Waiter:

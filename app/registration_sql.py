@@ -33,6 +33,7 @@ COLUMNS = {
     "app_name": Text,
     "token": Text,
     "type": Text,
+    "environment": Text,
     "id": Text,
 }
 
@@ -79,6 +80,7 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
         PushToken.app_name: asked.app_name,
         PushToken.token: asked.token,
         PushToken.type: asked.type,
+        PushToken.environment: asked.environment,
         PushToken.user_id: signed_in.user_id,
         PushToken.session_hash: signed_in.token_hash,
         PushToken.created_at: func.now(),
@@ -90,7 +92,7 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
         .order_by(collate(asked.app_name, "C"), collate(asked.token, "C"))
     )
     row = upsert(PushToken).from_select(list(values), rows)
-    changed = ("type", "user_id", "session_hash", "updated_at")
+    changed = ("type", "environment", "user_id", "session_hash", "updated_at")
     statement = row.on_conflict_do_update(
         index_elements=[PushToken.app_name, PushToken.token],
         set_={name: row.excluded[name] for name in changed},

@@ -56,6 +56,7 @@ def register_device(asked: Registration, device_id: str) -> RowMapping | None:
     own = named and (named["user_id"], named["app_name"]) == (asked.user_id, asked.app_name)
     values = {
         "type": asked.type,
+        "environment": asked.environment,
         "user_id": asked.user_id,
         "session_hash": asked.token_hash,
         "updated_at": func.statement_timestamp(),

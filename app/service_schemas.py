@@ -17,7 +17,14 @@ from marshmallow import (
     validates_schema,
 )
 
-from app.schemas import MAX_APP_NAME, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, is_storable
+from app.schemas import (
+    ENVIRONMENTS,
+    MAX_APP_NAME,
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    is_storable,
+)
 
 MAX_ITEMS = 1000  # of any list in one call
 HASH_LENGTH = 32  # bytes of a SHA-256
@@ -106,23 +113,24 @@ class ServiceSchema(Schema):
         unknown = EXCLUDE
 
 
-def _type() -> fields.String:
-    return fields.String(validate=validate.OneOf(["apn", "gcm"]))
+class Narrowing(ServiceSchema):
+    """Which registrations a sender wants to see, and how much of them."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName")
+    type = fields.String(validate=validate.OneOf(["apn", "gcm"]))
+    environment = fields.String(validate=validate.OneOf(ENVIRONMENTS))
+    with_environment = fields.Boolean(data_key="withEnvironment", load_default=False)
 
 
-class Lookup(ServiceSchema):
+class Lookup(Narrowing):
     """The body of `push.tokens.lookup`."""
 
     user_ids = items(Text(MAX_USER_ID), data_key="userIds")
-    app_name = Text(MAX_APP_NAME, data_key="appName")
-    type = _type()
 
 
-class ListPage(ServiceSchema):
+class ListPage(Narrowing):
     """The body of `push.tokens.list`."""
 
-    app_name = Text(MAX_APP_NAME, data_key="appName")
-    type = _type()
     updated_since = Moment(data_key="updatedSince")
     count = fields.Integer(strict=True, load_default=100, validate=validate.Range(1, MAX_ITEMS))
     cursor = Cursor(load_default=None, allow_none=True)

@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_is_replaced(database_url, alice):
             (worker,) = file.read().split()
         os.kill(int(worker), signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while not live.is_ready():
+        while not live.says_yes("/readyz"):
             assert time.monotonic() < deadline
         assert post(live, alice)["success"]
 

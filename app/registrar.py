@@ -19,11 +19,17 @@ from typing import Any, NamedTuple
 
 import psycopg
 from flask import Flask
-from psycopg import errors
 
 from app import metrics
-from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
-from app.errors import UnavailableError
+from app.database import (
+    RACES,
+    Connection,
+    is_broken,
+    is_end,
+    is_unavailable,
+    may_be_one_rows_fault,
+)
+from app.errors import UnavailableError, describe
 from app.registration_sql import PLAN, fresh_id, register
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
@@ -195,7 +201,7 @@ class _Writer:
         while True:
             statement, parameters = register([(*one, fresh_id()) for one in asked])
             try:
-                rows = self._connected().execute(statement, parameters).fetchall()
+                rows = self._connected().fetch(statement, parameters)
             except psycopg.Error as error:
                 metrics.count_database_error(error)
                 too_late = time.monotonic() >= group[0].deadline
@@ -203,9 +209,7 @@ class _Writer:
                     time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
                     continue
                 # A server that ends the connection says so before libpq sees it closed.
-                lost = self._connection and (
-                    is_broken(self._connection) or isinstance(error, errors.AdminShutdown)
-                )
+                lost = self._connection and (is_broken(self._connection) or is_end(error))
                 if lost:
                     self.close()
                 if not lost or not spare or too_late:
@@ -222,7 +226,8 @@ class _Writer:
         """Return the connection, opened where there is none."""
         if self._connection is None:
             self._connection = self._connect(autocommit=True, prepare_threshold=0)
-            for setting in PLAN:
+            # Behind a pooler nothing is prepared: a plan is made for each statement, and fits it.
+            for setting in () if self._connection.limits else PLAN:
                 self._connection.execute(setting, prepare=False)
         return self._connection
 
@@ -230,7 +235,7 @@ class _Writer:
 def _own(error: Exception) -> Exception:
     """Give one of several waiters an exception that it alone raises."""
     unavailable = isinstance(error, RACES) or is_unavailable(error)
-    return UnavailableError(type(error).__name__) if unavailable else error
+    return UnavailableError(describe(error)) if unavailable else error
 
 
 def _key(waiter: _Waiter) -> tuple[str, str]:

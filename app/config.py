@@ -45,6 +45,12 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
+def _pooler(text: str) -> str:
+    if text.lower() != "transaction":
+        raise ValueError(f"must be transaction, or unset, not {text!r}")
+    return text.lower()
+
+
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
         raise ValueError(f"must be a folder that exists, not {text!r}")
@@ -60,6 +66,7 @@ class Settings:
     """The settings, typed; the field `database_url` is the variable `DATABASE_URL`, and so on."""
 
     database_url: str | None = _setting(None, _database_url)
+    database_pooler: str | None = _setting(None, _pooler)
     database_pool_size: int = _setting(5, _number(1, 1000))
     database_connect_timeout: int = _setting(3, _number(2, 60))
     database_lock_timeout: float = _setting(1.0, _number(0.1, 3600, float))

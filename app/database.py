@@ -2,13 +2,14 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import psycopg
 from flask import Flask, current_app
 from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -35,6 +36,19 @@ class Connection(psycopg.Connection[Any]):
     """
 
     patience: float | None = None
+    limits: str | None = None  # behind a pooler, the query by which a transaction sets its limits
+
+    def fetch(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Run one statement in autocommit within the limits, and return its rows.
+
+        Behind a pooler the two queries go out together and are one transaction.
+        """
+        if not self.limits:
+            return self.execute(statement, parameters).fetchall()
+        with self.pipeline():
+            self.execute(self.limits)
+            cursor = self.execute(statement, parameters)
+        return cursor.fetchall()  # after the pipeline's end, which is the commit
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run one exchange with the server; OperationalError when it takes over `patience`."""
@@ -51,7 +65,15 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
     Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
     connection belongs to a command whose statements may take long. What the URI itself says
     (`connect_timeout`, `options`) is kept and wins.
+
+    Behind a pooler in transaction mode the server's session is somebody else's a transaction
+    later. So nothing is prepared in it or set for its length, and each transaction begins with
+    `Connection.limits`. A `batch` cannot do without a session of its own: ConfigError.
     """
+    pooled = settings.database_pooler is not None
+    if pooled and batch:
+        problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
+        raise ConfigError("DATABASE_POOLER", problem)
     limits = {
         "synchronous_commit": "on",  # what is answered with 200 survives a crash
         "lock_timeout": f"{int(settings.database_lock_timeout * 1000)}ms",
@@ -60,19 +82,25 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
     if batch:
         limits = {"synchronous_commit": "on"}
     options = " ".join(f"-c {name}={value}" for name, value in limits.items())
+    set_all = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
 
     def connect(**kwargs: Any) -> Connection:
         conninfo = settings.database_url or embedded.server.acquire()
         named = conninfo_to_dict(conninfo)
+        if pooled:
+            kwargs["prepare_threshold"] = None
+        else:
+            kwargs["options"] = f"{options} {named.get('options', '')}".strip()
         connection = Connection.connect(
             conninfo,
             connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
             application_name=named.get("application_name", "push-token-registry"),
-            options=f"{options} {named.get('options', '')}".strip(),
             **kwargs,
         )
         if not batch:
             connection.patience = settings.database_statement_timeout + GRACE
+        if pooled:
+            connection.limits = f"SELECT {set_all}"
         return connection
 
     return connect
@@ -91,6 +119,21 @@ def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
         "hide_parameters": True,  # they are push tokens and hashes; errors are logged
     }
     db.init_app(app)
+    with app.app_context():
+        event.listen(db.engine, "begin", _begin)
+        event.listen(db.engine, "handle_error", _notice_end)
+
+
+def _begin(pooled: Any) -> None:
+    """Set the limits of a transaction where its connection cannot keep them."""
+    if limits := pooled.connection.dbapi_connection.limits:
+        pooled.exec_driver_sql(limits)
+
+
+def _notice_end(context: Any) -> None:
+    """Have the pool drop a connection that the server has ended."""
+    if is_end(context.original_exception):
+        context.is_disconnect = True
 
 
 def check_url(settings: Settings) -> None:
@@ -106,6 +149,16 @@ def check_url(settings: Settings) -> None:
 def is_broken(connection: Connection) -> bool:
     """Tell whether the connection is gone, as opposed to a statement that failed on it."""
     return connection.closed or connection.pgconn.status != pq.ConnStatus.OK
+
+
+def is_end(error: BaseException) -> bool:
+    """Tell whether the server ends the connection with this error, closed or not as yet.
+
+    PostgreSQL that is stopped says so, and a pooler that has lost PostgreSQL.
+    """
+    if not isinstance(error, psycopg.Error):
+        return False
+    return "FATAL" in (error.diag.severity, error.diag.severity_nonlocalized)
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -2,11 +2,13 @@
 
 import logging
 import traceback
+from collections.abc import Iterator
 
 import psycopg
 from flask import Flask, current_app
 from marshmallow import ValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.sansio.response import Response
 
@@ -98,24 +100,39 @@ def _handle_validation_error(error: ValidationError) -> Response:
     return _handle_http_exception(invalid(text, error_type))
 
 
-def _what(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Name an error for the log; what the server says of a statement may repeat its values."""
+    if isinstance(error, UnavailableError):
+        return str(error)
+    if isinstance(error, PoolTimeout):  # whose text is a paragraph, with a link
+        return "every connection of the pool is in use"
     sqlstate = getattr(error, "sqlstate", None)
     return f"{type(error).__name__} {sqlstate or error}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and those that it came from, as a traceback would show them."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _handle_exception(error: Exception) -> Response:
     """Answer 503 when the database is away, else 500; what happened goes to the log only."""
     cause = (error.orig or error) if isinstance(error, DBAPIError) else error
     if isinstance(error, UnavailableError) or is_unavailable(error):
-        log.warning("unavailable: %s", _what(cause))
+        log.warning("unavailable: %s", describe(cause))
         response = _answer(503, {"success": False, "error": TEXTS[503]})
         response.headers["Retry-After"] = str(RETRY_AFTER)
         return response
-    if isinstance(error, DBAPIError | psycopg.Error):
-        # Its text repeats rows and parameters, push tokens and hashes among them.
+    if any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
+        # Its text repeats rows and parameters, push tokens and hashes among them; so may that of
+        # an error that it led to.
         where = "".join(traceback.format_tb(error.__traceback__))
-        log.error("database error %s\n%s", _what(cause), where)
+        sqlstate = getattr(cause, "sqlstate", None) or ""
+        log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where)
     else:
         log.error("unexpected error", exc_info=error)
     return _handle_http_exception(InternalServerError())

@@ -42,6 +42,8 @@ REMOVED = Counter(
     " or by what a push provider said (feedback).",
     ["cause"],
 )
+OUTCOMES = ("created", "refreshed", "moved")
+CAUSES = ("deleted", "logout", "revoked", "feedback")
 GROUPS = Histogram(
     "push_registry_group_size",
     "Registrations written by one statement.",
@@ -97,7 +99,14 @@ def render(folder: str | None) -> bytes:
 
 
 def init_app(app: Flask) -> None:
-    """Count what of the app's pool is in use."""
+    """Count what of the app's pool is in use.
+
+    What there will be counts of begins with 0: Prometheus sees no rise in a series' first value.
+    """
+    for name in OUTCOMES:
+        REGISTRATIONS.labels(name)
+    for cause in CAUSES:
+        REMOVED.labels(cause)
     with app.app_context():
         pool = db.engine.pool
     event.listen(pool, "checkout", lambda *_: POOL.inc())

@@ -20,7 +20,7 @@ from flask import Flask
 
 from app import metrics
 from app.database import RACES, Connection, is_unavailable, may_be_one_rows_fault
-from app.errors import UnavailableError
+from app.errors import UnavailableError, describe
 from app.registration_writer import Writer
 from app.schemas import PRODUCTION
 
@@ -168,7 +168,7 @@ class Registrar:
 def _own(error: Exception) -> Exception:
     """Give one of several waiters an exception that it alone raises."""
     unavailable = isinstance(error, RACES) or is_unavailable(error)
-    return UnavailableError(type(error).__name__) if unavailable else error
+    return UnavailableError(describe(error)) if unavailable else error
 
 
 def _key(waiter: _Waiter) -> tuple[str, str]:

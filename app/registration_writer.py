@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import errors
 
 from app import metrics
-from app.database import RACES, Connection, is_broken
+from app.database import RACES, Connection, is_broken, is_end
 from app.registration_sql import PLAN, fresh_id, register
 
 
@@ -42,7 +41,7 @@ class Writer:
         while True:
             statement, parameters = register([(*one, fresh_id()) for one in asked])
             try:
-                rows = self._connected().execute(statement, parameters).fetchall()
+                rows = self._connected().fetch(statement, parameters)
             except psycopg.Error as error:
                 metrics.count_database_error(error)
                 too_late = time.monotonic() >= deadline
@@ -67,14 +66,13 @@ class Writer:
 
         A server that ends the connection says so before libpq sees it closed.
         """
-        return self._connection is not None and (
-            is_broken(self._connection) or isinstance(error, errors.AdminShutdown)
-        )
+        return self._connection is not None and (is_broken(self._connection) or is_end(error))
 
     def _connected(self) -> Connection:
         """Return the connection, opened where there is none."""
         if self._connection is None:
             self._connection = self._connect(autocommit=True, prepare_threshold=0)
-            for setting in PLAN:
+            # Behind a pooler nothing is prepared: a plan is made for each statement, and fits it.
+            for setting in () if self._connection.limits else PLAN:
                 self._connection.execute(setting, prepare=False)
         return self._connection

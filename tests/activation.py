@@ -33,7 +33,8 @@ class SocketUnit:
         settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "warning", **environ}
         # LISTEN_PID is the process's own id, so a shell sets it and becomes gunicorn.
         become = f'exec 3<&{descriptor}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-        gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
+        program = str(Path(sys.executable).with_name("gunicorn"))
+        gunicorn = [program, "-c", "python:app.gunicorn_conf", "wsgi:app"]
         self.service = subprocess.Popen(
             ["bash", "-c", become, "unit", *gunicorn],
             cwd=environ.get("ROOT_OF_APP", ROOT),

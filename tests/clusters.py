@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,15 @@ from tests.live import family
 DATABASE = "push_tokens"
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process runs no more: it is stopped, dead or gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(") ")[2][0] in "TZX"
+
+
 class Cluster:
     """A server whose process is ours, so that it can be killed, frozen and started again."""
 
@@ -25,6 +35,7 @@ class Cluster:
         # A short path, as a socket's has at most 107 bytes; it stays the same over restarts.
         self.folder = Path(tempfile.mkdtemp(prefix="cluster-"))
         self.data = self.folder / "data"
+        self.port = 5432  # of TCP, where it listens there, and in the socket's name
         self.process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             shutil.chown(self.folder, embedded.UNPRIVILEGED)
@@ -41,7 +52,8 @@ class Cluster:
 
     def start(self, *settings: str) -> None:
         """Start it, or start it again, with settings such as `max_connections=20`."""
-        named = ["listen_addresses=", f"unix_socket_directories={self.folder}", *settings]
+        here = [f"unix_socket_directories={self.folder}", f"port={self.port}"]
+        named = ["listen_addresses=", *here, *settings]
         flags = [part for setting in named for part in ("-c", setting)]
         command = [str(self.programs / "postgres"), "-D", str(self.data), *flags]
         with (self.folder / "log").open("ab") as log:
@@ -75,18 +87,29 @@ class Cluster:
 
     def url(self, dbname: str = DATABASE) -> str:
         """Return the URI of a database."""
-        return f"postgresql:///{dbname}?user=postgres&host={quote(str(self.folder), safe='')}"
+        host = quote(str(self.folder), safe="")
+        return f"postgresql:///{dbname}?user=postgres&host={host}&port={self.port}"
 
     def signal(self, number: int) -> None:
         """Send a signal to the server and all its processes."""
         assert self.process
         for pid in family(self.process.pid):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, number)
+
+    def freeze(self) -> None:
+        """Stop the server and all its processes, those too that are born meanwhile."""
+        assert self.process
+        deadline = time.monotonic() + 10
+        while not all(is_stopped(pid) for pid in family(self.process.pid)):
+            assert time.monotonic() < deadline
+            self.signal(signal.SIGSTOP)  # parents first: one that is stopped bears no more
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End it as a power cut would, but for what the kernel had not written yet."""
         assert self.process
-        self.signal(signal.SIGSTOP)  # so that none is born meanwhile
+        self.freeze()  # so that none is born meanwhile
         self.signal(signal.SIGKILL)
         self.process.wait(20)
 

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 
 def part(program: str) -> str:
     """Return the path of a program, or skip the test; with CI_PARTS=required fail it."""
-    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
+    places = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *debian]
+    found = shutil.which(program, path=":".join(places))
     if found:
         return found
     if os.environ.get("CI_PARTS") == "required":

@@ -7,6 +7,7 @@ import time
 import psycopg
 import pytest
 from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
 
 from app import client_api, push_tokens
 from app.models import UserSession, db
@@ -70,6 +71,34 @@ def test_a_database_error_keeps_rows_and_parameters_out_of_answer_and_log(
     assert "database error UniqueViolation 23505" in caplog.text
     for secret in ("planted-secret", alice.token_hash.hex(), alice.auth_token, "INSERT INTO"):
         assert secret not in answer.text + caplog.text
+
+
+def test_nor_does_an_error_that_a_database_error_led_to(client, alice, monkeypatch, caplog):
+    """SQLAlchemy's PendingRollbackError tells the whole first error again; so may any other."""
+
+    def insert_and_go_on(*_):
+        row = {"token_hash": alice.token_hash, "user_id": "planted" + "-secret"}
+        try:
+            db.session.execute(insert(UserSession).values(row))
+        except IntegrityError as error:
+            raise ValueError(str(error)) from error
+
+    monkeypatch.setattr(push_tokens, "of_user", insert_and_go_on)
+    answer = client.get(URL, headers=alice.headers)
+    assert answer.status_code == 500
+    assert "database error ValueError" in caplog.text
+    assert "insert_and_go_on" in caplog.text
+    for secret in ("planted-secret", alice.token_hash.hex(), "INSERT INTO"):
+        assert secret not in answer.text + caplog.text
+
+
+def test_a_pool_that_is_used_up_is_one_plain_line(new_app, database_url, alice, caplog):
+    app = new_app(database_url=database_url, database_pool_size=1, request_deadline=0.2)
+    with app.app_context(), db.engine.connect():
+        answer = app.test_client().get(URL, headers=alice.headers)
+    assert answer.status_code == 503
+    lines = [record.getMessage() for record in caplog.records if record.name == "app.errors"]
+    assert lines == ["unavailable: every connection of the pool is in use"]
 
 
 @pytest.mark.parametrize(

@@ -33,16 +33,14 @@ class Gate:
     def __getattr__(self, name: str):
         return getattr(self._connection, name)
 
-    def execute(self, statement, parameters=None, **named):
-        if parameters is None:  # a setting
-            return self._connection.execute(statement, **named)
+    def fetch(self, statement, parameters):
         tokens = parameters["token"]
         self._gate.sizes.append(len(tokens) if isinstance(tokens, list) else 1)
         self._gate.reached.release()
         assert self._gate.open.wait(20)
         if self._gate.raises:
             raise self._gate.raises.pop()
-        return self._connection.execute(statement, parameters)
+        return self._connection.fetch(statement, parameters)
 
 
 class Gates:

@@ -76,7 +76,7 @@ def test_a_frozen_postgresql_is_a_503_in_time_and_nothing_else_stops(
     service = unit.service.pid, set(unit.workers())
     with load(address, callers) as clients:
         time.sleep(2)
-        cluster.signal(signal.SIGSTOP)
+        cluster.freeze()
         frozen = time.monotonic()
         slowest = 0.0
         while time.monotonic() < frozen + 30:
@@ -101,7 +101,7 @@ def test_the_other_calls_are_answered_in_time_by_a_frozen_postgresql(cluster, un
     unit.start(cluster.url())
     with opened(cluster.url()) as database:
         caller = database.sign_in("alice")
-    cluster.signal(signal.SIGSTOP)
+    cluster.freeze()
     calls = [
         ("GET", "/api/v1/push.token"),
         ("DELETE", "/api/v1/push.token?token=x"),

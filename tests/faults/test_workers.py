@@ -3,15 +3,19 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from app.config import ROOT
+from tests.clusters import is_stopped
 from tests.faults.conftest import opened
 from tests.live import serve
 from tests.load import load
+from tests.proxy import NO_LIMITS, nginx
 
 
 def workers(pid: int) -> list[int]:
@@ -132,3 +136,50 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert not clients.failures()
+
+
+def test_an_upgrade_of_gunicorn_itself_by_usr2_fails_no_request(cluster, callers, folder):
+    """A second master beside the first, which then ends: for a gunicorn without a socket unit.
+
+    gunicorn 27 closes the unit's descriptor, so there its second master ends at once.
+    """
+    path = folder / "own.sock"
+    program = str(Path(sys.executable).with_name("gunicorn"))
+    command = [program, "-c", "python:app.gunicorn_conf", "-b", f"unix:{path}", "wsgi:app"]
+    environ = {**os.environ, "DATABASE_URL": cluster.url(), "LOG_LEVEL": "warning"}
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environ) as old,
+        nginx(folder / "nginx", path, changes=NO_LIMITS) as proxy,
+    ):
+        wait_for(lambda: len(workers(old.pid)) == 2 and path.exists())
+        before = set(workers(old.pid))
+        with load(f"127.0.0.1:{proxy.public}", callers, 0.05) as clients:
+            ready = clients.first_success(time.monotonic())
+            old.send_signal(signal.SIGUSR2)
+            wait_for(lambda: second_master(old.pid, before))
+            new = second_master(old.pid, before)
+            time.sleep(3)  # its workers load the service
+            old.terminate()
+            assert old.wait(40) == 0
+            ended = time.monotonic()
+            clients.first_success(ended)
+            time.sleep(2)
+        os.kill(new, signal.SIGTERM)
+        wait_for(lambda: is_stopped(new))
+    assert clients.statuses(ready).keys() == {200}
+    assert len(clients.outcomes(ended)) > 100
+    with opened(cluster.url()) as database:
+        assert clients.lost(database.connection) == []
+
+
+def second_master(first: int, its_workers: set[int]) -> int:
+    """Return the child of a master that has two workers of its own, or 0."""
+    children = set(workers(first)) - its_workers
+    return next((pid for pid in children if len(workers(pid)) == 2), 0)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -11,10 +11,10 @@ PUBLIC = {"/healthz", "/readyz", "/metrics"}
 
 # A module may import those above it.
 LAYERS = [
-    {"models", "config", "mongoexport", "terminal", "logs"},
+    {"models", "config", "mongoexport", "terminal", "logs", "hashes", "arrays"},
     {"embedded", "schemas", "service_keys", "metrics"},
     {"database", "service_schemas", "stats", "observation"},
-    {"push_tokens", "errors", "bodies", "feedback", "exporter"},
+    {"push_tokens", "errors", "bodies", "feedback", "exporter", "commands"},
     {"sessions"},
     {"registration_sql", "purge"},
     {"registrar", "auth", "import_rows", "import_sql"},

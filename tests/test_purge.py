@@ -169,4 +169,4 @@ def test_the_database_away_is_one_line(app, runner, monkeypatch):
     monkeypatch.setattr(purge, "days_ago", away)
     result = runner.invoke(args=["push-tokens", "purge", "--unseen-days", "1"])
     assert result.exit_code == 1
-    assert "the database is not available: connection refused" in result.stderr
+    assert "the database cannot do it now: connection refused" in result.stderr

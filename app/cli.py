@@ -67,7 +67,8 @@ def import_sessions(file: str) -> None:
     """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
 
     They are services.resume.loginTokens; gzip is seen by itself. May be run again. Rows that are
-    left out are named on stderr with their line.
+    left out are named on stderr with their line. A session that was ended here since FILE was made
+    comes back.
     """
     days = current_app.config["SETTINGS"].session_days
     done, problem = session_import.Summary(), None
@@ -141,6 +142,8 @@ def revoke_service_keys(name: str, keep_latest: bool) -> None:
     """Revoke the keys of the service NAME; it is let in no more from the next request on."""
     revoked = service_keys.revoke(name, keep_latest=keep_latest)
     db.session.commit()
+    if not revoked:
+        click.echo(f"No live key bears the name {name!r}.", err=True)
     say(name=name, revoked=revoked)
 
 

@@ -498,12 +498,14 @@ _, status, used = os.wait4(pid, 0)
 print(used.ru_maxrss)
 sys.exit(status != 0)
 """
+# Batches are full on a busy machine, too, or the longer file would seem to need more.
+FLASK = "from app import importer; importer.HELD = 60.0; from flask.cli import main; main()"
 
 
 def peak_memory(url: str, *command: str) -> int:
     """Run a command of flask push-tokens; return the most memory that it held, in KiB."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, f"{BIN}/flask", "push-tokens", *command],
+        [sys.executable, "-c", MEASURE, sys.executable, "-c", FLASK, "push-tokens", *command],
         env={**os.environ, "DATABASE_URL": url},
         stdout=subprocess.PIPE,
         check=True,
@@ -514,7 +516,7 @@ def peak_memory(url: str, *command: str) -> int:
 @pytest.mark.parametrize("form", ["lines", "array on one line"])
 def test_memory_is_flat(database_url, database, tmp_path, form):
     peaks: list[list[int]] = []
-    for rows in (24_000, 144_000):  # the shorter fills batches too
+    for rows in (24_000, 96_000):  # the shorter fills batches too
         path = tmp_path / "export.json"
         path.write_bytes(FORMS[form]([row(f"{n:0160}", _id=f"{n}") for n in range(rows)]))
         peaks.append([])
@@ -522,4 +524,4 @@ def test_memory_is_flat(database_url, database, tmp_path, form):
             peaks[-1].append(peak_memory(database_url, *command))
         assert len(database.push_tokens()) == rows
     for short, long in zip(*peaks, strict=True):
-        assert long < short + 20 * 1024  # KiB; the longer file is 49 MB longer
+        assert long < short + 10 * 1024  # KiB; the longer file is 30 MB longer

@@ -84,6 +84,9 @@ class TestKeys:
         assert client.post(LOOKUP, json={}, headers=new).status_code == 400
         runner.invoke(args=["service-keys", "revoke", "sender"])
         assert client.post(LOOKUP, json={}, headers=new).status_code == 401
+        again = runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert json.loads(again.stdout)["revoked"] == 0
+        assert "No live key bears the name 'sender'." in again.stderr
 
     def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, runner):
         def statuses() -> set[int]:

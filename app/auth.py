@@ -1,12 +1,12 @@
 """The guards: who may call."""
 
-import hashlib
 from typing import NamedTuple
 
 from flask import g, request
 
 from app import errors, service_keys, sessions
 from app.database import retrying
+from app.hashes import hash_secret
 from app.schemas import MAX_USER_ID, is_storable
 
 
@@ -15,11 +15,6 @@ class Credentials(NamedTuple):
 
     token_hash: bytes
     user_id: str
-
-
-def hash_secret(secret: bytes) -> bytes:
-    """Hash a long random secret; it needs no salt and no slowness, as nobody can guess it."""
-    return hashlib.sha256(secret).digest()
 
 
 def credentials(auth_token: str, user_id: str) -> Credentials:

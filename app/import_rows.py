@@ -1,11 +1,9 @@
 """One row of Rocket.Chat's `_raix_push_app_tokens`, of any era, checked by the API's limits."""
 
-import hashlib
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.hashes import hash_secret, parse_hash
 from app.mongoexport import parse_date
 from app.registration_sql import fresh_id
 from app.schemas import (
@@ -40,7 +38,7 @@ def placeholder_hash(user_id: str) -> bytes:
 
     No header can carry what it is the hash of, as that has a NUL.
     """
-    return hashlib.sha256(b"push-token-registry: no session\0" + user_id.encode()).digest()
+    return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
 
 
 def read(document: dict[str, Any]) -> Row:
@@ -115,9 +113,6 @@ def _session_hash(text: Any, user_id: str) -> bytes:
     if text is None:
         return placeholder_hash(user_id)
     try:
-        session_hash = a2b_base64(text.encode(), strict_mode=True)
-    except (AttributeError, UnicodeError, Base64Error):
-        session_hash = b""
-    if len(session_hash) != 32:
-        raise ValueError("authToken: not the Base64 of a SHA-256")
-    return session_hash
+        return parse_hash(text)
+    except ValueError as error:
+        raise ValueError(f"authToken: {error}") from None

@@ -24,7 +24,9 @@ SELECT line, owner <> user_id AS is_foreign
 FROM (
     SELECT s.line, s.user_id, coalesce(
         u.user_id, first_value(s.user_id) OVER (PARTITION BY s.session_hash ORDER BY s.line)
-    ) AS owner, coalesce(u.can_sign_in, false) AS is_known
+    ) AS owner, coalesce(
+        u.can_sign_in AND (u.expires_at IS NULL OR u.expires_at > now()), false
+    ) AS is_known
     FROM staged s LEFT JOIN user_sessions u ON u.token_hash = s.session_hash
 ) judged
 WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)

@@ -88,6 +88,7 @@ class Importer:
             finally:
                 merging = self._hand_over(writer, merging)
                 self._hand_over(writer, merging)
+                progress(self.summary.read)
 
     def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
         """Have the batch merged while the next one is read; first count what was merged before.

@@ -72,7 +72,7 @@ def put_sessions() -> Answer:
         committed(lambda: sessions.put(announced, days))
     except sessions.ForeignHashError as foreign:
         problem = {"hashedToken": ["Is known for another user."]}
-        raise ValidationError({"sessions": {foreign.place: problem}}) from None
+        raise ValidationError({"sessions": dict.fromkeys(foreign.places, problem)}) from None
     return {"sessions": len(announced), "success": True}
 
 

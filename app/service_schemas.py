@@ -17,6 +17,7 @@ from marshmallow import (
     validates_schema,
 )
 
+from app.hashes import parse_hash
 from app.schemas import (
     ENVIRONMENTS,
     MAX_APP_NAME,
@@ -27,7 +28,6 @@ from app.schemas import (
 )
 
 MAX_ITEMS = 1000  # of any list in one call
-HASH_LENGTH = 32  # bytes of a SHA-256
 
 
 class Text(fields.String):
@@ -43,23 +43,12 @@ class Text(fields.String):
         return value
 
 
-def parse_hashed_token(value: Any) -> bytes:
-    """Return the SHA-256 of an auth token from its base64; ValueError when it is not one."""
-    try:
-        digest = base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        digest = b""
-    if not isinstance(value, str) or len(digest) != HASH_LENGTH:
-        raise ValueError("Must be base64 of a SHA-256, 44 characters.")
-    return digest
-
-
 class HashedToken(fields.Field[bytes]):
     """base64 of the SHA-256 of an auth token, as Meteor stores it (domain.md 1.4)."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bytes:
         try:
-            return parse_hashed_token(value)
+            return parse_hash(value)
         except ValueError as error:
             raise ValidationError(str(error)) from None
 

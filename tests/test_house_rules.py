@@ -11,10 +11,10 @@ PUBLIC = {"/healthz", "/readyz", "/metrics"}
 
 # A module may import those above it.
 LAYERS = [
-    {"models", "config", "mongoexport", "terminal", "logs"},
+    {"models", "config", "mongoexport", "terminal", "logs", "hashes", "arrays"},
     {"embedded", "schemas", "service_keys", "metrics"},
     {"database", "service_schemas", "stats", "observation"},
-    {"push_tokens", "errors", "bodies", "feedback"},
+    {"push_tokens", "errors", "bodies", "feedback", "commands"},
     {"sessions", "exporter"},
     {"registration_sql", "purge"},
     {"registration_writer", "auth", "import_rows", "import_sql"},

@@ -15,6 +15,8 @@ from outbox import Delivery
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 BAD_TOKEN = "The registration token is not a valid FCM registration token"  # FCM, error codes
+# A provider closes a connection now and then, with pushes on it: once more, on a new one.
+CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 LONGEST_WAIT = 3600.0  # seconds
 
 
@@ -79,9 +81,12 @@ class Providers:
         """Send one push, and tell what came of it; never raises for a provider's failure."""
         provider = "apns" if delivery.type == "apn" else "fcm"
         sent_at = time.time()
+        request = self._apns(delivery) if provider == "apns" else self._fcm(delivery)
         try:
-            request = self._apns(delivery) if provider == "apns" else self._fcm(delivery)
-            response = await self._client.send(request)
+            try:
+                response = await self._client.send(request)
+            except CLOSED:
+                response = await self._client.send(request)
         except httpx.TransportError as error:
             return Answer(provider, 0, sent_at, {"error": type(error).__name__})
         said = _apns_said(response) if provider == "apns" else _fcm_said(response)

@@ -147,3 +147,12 @@ def test_what_no_second_try_cures_is_an_error_at_once(example, live, alice, data
     assert done.returncode not in (0, 4)
     assert "400" in done.stderr or "error-type-param-not-valid" in done.stderr
     assert database.push_tokens() == []
+
+
+def test_the_shell_script_says_how_it_is_called():
+    done = subprocess.run(
+        [str(APPS / "push_token.sh")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("The calls of an app, with curl:\n")
+    assert "set -euo" not in done.stderr

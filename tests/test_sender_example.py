@@ -232,3 +232,7 @@ def test_two_runs_at_once_do_not_send_twice(sender, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         said = sender("send", status=1)
     assert said == "another run is at work on this outbox\n"
+
+
+def test_a_missing_setting_is_one_line(sender):
+    assert sender("send", status=1, REGISTRY_KEY="") == "REGISTRY_KEY is not set\n"

@@ -31,7 +31,7 @@ call() {
   esac
 }
 
-case $1 in
+case ${1-} in
   register)
     fields="\"type\":$(quoted "$2"),\"value\":$(quoted "$3"),\"appName\":$(quoted "$4")"
     if [[ -n ${5-} ]]; then fields+=",\"id\":$(quoted "$5")"; fi

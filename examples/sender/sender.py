@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
@@ -169,27 +169,34 @@ async def report(outbox: Outbox, registry: Registry) -> Counter[str]:
         outbox.reported(last)
 
 
-def settings(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the providers need; KeyError names the variable that is missing."""
+def setting(name: str, default: str | None = None) -> str:
+    """Return a variable of the environment; SystemExit with its name when it is not set."""
+    value = os.environ.get(name, default)
+    if not value:
+        raise SystemExit(f"{name} is not set")
+    return value
+
+
+def settings() -> dict[str, Any]:
+    """Return what the providers need."""
     return {
-        "fcm_url": environ.get("FCM_URL", "https://fcm.googleapis.com"),
-        "fcm_access_token": environ["FCM_ACCESS_TOKEN"],
-        "projects": json.loads(environ["FCM_PROJECTS"]),
-        "apns_url": environ.get("APNS_URL", "https://api.push.apple.com"),
-        "apns_provider_token": environ["APNS_PROVIDER_TOKEN"],
-        "topics": json.loads(environ["APNS_TOPICS"]),
+        "fcm_url": setting("FCM_URL", "https://fcm.googleapis.com"),
+        "fcm_access_token": setting("FCM_ACCESS_TOKEN"),
+        "projects": json.loads(setting("FCM_PROJECTS")),
+        "apns_url": setting("APNS_URL", "https://api.push.apple.com"),
+        "apns_provider_token": setting("APNS_PROVIDER_TOKEN"),
+        "topics": json.loads(setting("APNS_TOPICS")),
     }
 
 
 async def work(outbox: Outbox, command: str) -> Counter[str]:
     """Run `send` or `report`."""
-    environ = os.environ
     async with httpx.AsyncClient(http2=True, timeout=httpx.Timeout(10, pool=None)) as client:
-        registry = Registry(client, environ["REGISTRY_URL"], environ["REGISTRY_KEY"])
+        registry = Registry(client, setting("REGISTRY_URL"), setting("REGISTRY_KEY"))
         with outbox.alone():
             if command == "report":
                 return await report(outbox, registry)
-            sender = Sender(outbox, registry, Providers(client, settings(environ)))
+            sender = Sender(outbox, registry, Providers(client, settings()))
             await sender.run()
             return sender.count
 

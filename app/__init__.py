@@ -25,6 +25,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         database,
         embedded,
         errors,
+        identity,
         metrics,
         monitoring,
         observation,
@@ -51,6 +52,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     registrar.init_app(app, connect)
     metrics.init_app(app)
     observation.init_app(app)
+    identity.init_app(app)
     bodies.init_app(app)
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)

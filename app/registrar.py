@@ -24,7 +24,7 @@ from psycopg import errors
 from app import metrics
 from app.database import RACES, Connection, is_broken, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError
-from app.registration_sql import PLAN, fresh_id, register
+from app.registration_sql import LOCAL, PLAN, confirmed_within, fresh_id, register
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 WRITERS = 2  # groups written at one moment in a process
@@ -60,12 +60,19 @@ class Registrar:
     """Writes the registrations of one process, over connections of its own in autocommit."""
 
     def __init__(
-        self, connect: Callable[..., Connection], deadline: float, writers: int = WRITERS
+        self,
+        connect: Callable[..., Connection],
+        deadline: float,
+        writers: int = WRITERS,
+        within: int | None = None,
     ):
+        """Take how to connect, the seconds for a request, and those of `models.lets_in`."""
         self.patience = deadline
+        self.within = within
+        statements = LOCAL if within is None else confirmed_within(within)
         self._mutex = threading.Lock()
         self._waiting: list[_Waiter] = []
-        self._idle = [_Writer(connect) for _ in range(writers)]
+        self._idle = [_Writer(connect, statements) for _ in range(writers)]
 
     def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
@@ -142,8 +149,9 @@ class Registrar:
 class _Writer:
     """A connection, and how a group is written over it."""
 
-    def __init__(self, connect: Callable[..., Connection]):
+    def __init__(self, connect: Callable[..., Connection], statements: tuple[str, str]):
         self._connect = connect
+        self._statements = statements
         self._connection: Connection | None = None
 
     def close(self) -> None:
@@ -193,7 +201,9 @@ class _Writer:
         asked = [waiter.registration for waiter in group]
         spare = 1
         while True:
-            statement, parameters = register([(*one, fresh_id()) for one in asked])
+            statement, parameters = register(
+                [(*one, fresh_id()) for one in asked], self._statements
+            )
             try:
                 rows = self._connected().execute(statement, parameters).fetchall()
             except psycopg.Error as error:
@@ -273,5 +283,9 @@ def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] |
 
 def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
     """Give the app its registrar, `app.extensions["registrar"]`."""
-    deadline = app.config["SETTINGS"].request_deadline
-    app.extensions["registrar"] = Registrar(connect, deadline)
+    settings = app.config["SETTINGS"]
+    deadline, within = settings.request_deadline, settings.recheck
+    app.extensions["registrar"] = Registrar(connect, deadline, within=within)
+    if within is not None:
+        within += settings.rocketchat_grace_seconds
+        app.extensions["grace_registrar"] = Registrar(connect, deadline, 1, within)

@@ -83,7 +83,7 @@ def _put(
     while batch:
         announced = [one for _, one in batch]
         try:
-            committed(lambda announced=announced: sessions.put(announced, days))  # type: ignore[misc]
+            committed(lambda announced=announced: sessions.put(announced, days, confirmed=True))  # type: ignore[misc]
         except sessions.ForeignHashError as foreign:
             line, one = batch.pop(foreign.place)
             reject(line, f"hashedToken: known for another user than {one['user_id']}")

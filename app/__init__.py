@@ -23,6 +23,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         cli,
         client_api,
         database,
+        doctor,
         embedded,
         errors,
         identity,
@@ -60,4 +61,5 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app.register_blueprint(service_api.bp)
     app.register_blueprint(monitoring.bp)
     cli.init_app(app)
+    doctor.init_app(app)
     return app

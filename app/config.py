@@ -14,6 +14,7 @@ class ConfigError(SystemExit):
     """An unusable setting: ends flask, alembic or gunicorn with one line and exit status 1."""
 
     def __init__(self, variable: str, problem: str):
+        self.problem = f"{variable} {problem}"
         super().__init__(f"push-token-registry: {variable} {problem}")
 
 
@@ -112,15 +113,34 @@ class Settings:
 
         Raises ConfigError naming the first variable that cannot be used.
         """
-        values = {}
+        values, unusable = cls._read(environ)
+        for error in unusable:
+            raise error
+        return cls(**values)
+
+    @classmethod
+    def problems(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """Return what is wrong with each setting that cannot be used."""
+        values, unusable = cls._read(environ)
+        if not unusable:
+            try:
+                cls(**values)
+            except ConfigError as error:
+                unusable.append(error)
+        return [error.problem for error in unusable]
+
+    @classmethod
+    def _read(cls, environ: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigError]]:
+        values: dict[str, Any] = {}
+        unusable: list[ConfigError] = []
         for setting in fields(cls):
             variable = setting.name.upper()
             if text := environ.get(variable, "").strip():
                 try:
                     values[setting.name] = setting.metadata["parse"](text)
                 except ValueError as error:
-                    raise ConfigError(variable, str(error)) from None
-        return cls(**values)
+                    unusable.append(ConfigError(variable, str(error)))
+        return values, unusable
 
 
 def hand_on(setting: str, value: str) -> None:

@@ -54,6 +54,7 @@ class RocketChat:
         self._mutex = threading.Lock()
         self._denied: OrderedDict[bytes, float] = OrderedDict()
         self._away_until: float | None = None
+        self.problem: str | None = None  # why it was unsure last
 
     def ask(self, token_hash: bytes, auth_token: bytes, user_id: str) -> Verdict:
         """Return what Rocket.Chat says, within the timeout; `token_hash` only serves to remember.
@@ -105,13 +106,15 @@ class RocketChat:
             status, body = line.get({"X-Auth-Token": secret, "X-User-Id": user}, deadline)
         except Exception as error:  # whatever it was, nobody was confirmed
             # Its text is not repeated: http.client's may hold a header.
-            log.warning("Rocket.Chat does not answer: %s", type(error).__name__)
+            self.problem = f"does not answer: {type(error).__name__}"
+            log.warning("Rocket.Chat %s", self.problem)
             return Verdict.UNSURE, True
         finally:
             self._lines.put(line)
         verdict = _read(status, body, user_id)
         if verdict is Verdict.UNSURE:
-            log.warning("Rocket.Chat answers %d, not as Rocket.Chat does", status)
+            self.problem = f"answers {status}, not as Rocket.Chat does"
+            log.warning("Rocket.Chat %s", self.problem)
         return verdict, status in AWAY
 
 

@@ -21,6 +21,8 @@ LAYERS = [
     {"rotation", "importer", "session_import", "fast_lane"},
     {"push_tokens_cli"},
     {"client_api", "service_api", "monitoring", "cli"},
+    {"doctor_database"},
+    {"doctor"},
     {"__init__", "gunicorn_worker"},
     {"gunicorn_conf", "run"},
 ]

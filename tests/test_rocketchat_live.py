@@ -12,6 +12,7 @@ from tests.chat import FAULTS, chat, honest
 from tests.factories import Caller
 from tests.live import free_port, serve
 from tests.load import Client, load
+from tests.proxy import certify
 
 RECHECK, GRACE = 3600, 3600
 HOW_OLD = {"fresh": 0, "in grace": RECHECK + 60, "lapsed": RECHECK + GRACE + 60}
@@ -28,15 +29,20 @@ def port():
 
 
 @pytest.fixture
-def judged(database_url, port, log):
+def environ(port):
+    return {"ROCKETCHAT_URL": f"http://127.0.0.1:{port}"}
+
+
+@pytest.fixture
+def judged(database_url, environ, log):
     """The service, for which whoever listens on that port decides."""
     settings = {
         "AUTH_BACKEND": "rocketchat",
-        "ROCKETCHAT_URL": f"http://127.0.0.1:{port}",
         "ROCKETCHAT_TIMEOUT": "1",
         "ROCKETCHAT_RECHECK_SECONDS": str(RECHECK),
         "ROCKETCHAT_GRACE_SECONDS": str(GRACE),
         "LOG_LEVEL": "info",
+        **environ,
     }
     with serve(database_url, log=log, **settings) as live:
         yield live
@@ -58,6 +64,15 @@ def groups(database):
 
 def everybody(groups):
     return {one.auth_token: one.user_id for callers in groups.values() for one in callers}
+
+
+def register(client):
+    """Register once over a connection of its own; return the status."""
+    connection = HTTPConnection(client.address, timeout=10)
+    try:
+        return client.register(connection)
+    finally:
+        connection.close()
 
 
 def assert_no_secret(log, secrets):
@@ -136,13 +151,33 @@ def test_a_herd_with_the_same_unknown_credentials_asks_once_a_worker(judged, por
         server.signed_in[carol.auth_token] = "carol"
         server.fault = slow
         clients = [Client(f"127.0.0.1:{judged.port}", carol, 0) for _ in range(50)]
-
-        def register(client):
-            connection = HTTPConnection(client.address, timeout=10)
-            try:
-                return client.register(connection)
-            finally:
-                connection.close()
-
         assert set(pool.map(register, clients)) == {200}
     assert 1 <= server.asked[carol.auth_token] <= 2
+
+
+class TestTls:
+    """The same under TLS, as gevent waits there by other means."""
+
+    @pytest.fixture
+    def environ(self, port, tmp_path):
+        certify(tmp_path)
+        url = f"https://127.0.0.1:{port}"
+        return {"ROCKETCHAT_URL": url, "SSL_CERT_FILE": str(tmp_path / "fullchain.pem")}
+
+    def test_it_is_asked_over_tls_and_given_up_in_time(self, judged, port, tmp_path):
+        carol = Caller("carol", secrets.token_urlsafe(32))
+        client = Client(f"127.0.0.1:{judged.port}", carol, 0)
+        with chat(port) as server:
+            server.encrypt(tmp_path / "fullchain.pem", tmp_path / "privkey.pem")
+            server.signed_in[carol.auth_token] = "carol"
+            for fault in ("trickle_head", "trickle_body", "hang", "drop"):
+                server.fault = FAULTS[fault]
+                began = time.monotonic()
+                assert register(client) == 503
+                assert time.monotonic() - began < 2.5
+                time.sleep(1.1)
+            server.fault = honest
+            deadline = time.monotonic() + 5
+            while register(client) != 200:  # the other worker may still be at rest
+                assert time.monotonic() < deadline
+            assert server.asked[carol.auth_token] >= 4

@@ -10,12 +10,14 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Index,
+    Interval,
     LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
     and_,
     func,
+    literal_column,
     or_,
     true,
 )
@@ -75,11 +77,24 @@ class UserSession(db.Model):  # type: ignore[name-defined,misc]
 
 
 def is_live() -> ColumnElement[bool]:
-    """Give the condition under which a session lets its user in."""
+    """Give the condition under which a session is not over, and what it registered reachable."""
     return and_(
         UserSession.can_sign_in,
         or_(UserSession.expires_at.is_(None), UserSession.expires_at > func.now()),
     )
+
+
+def lets_in(within: int | None = None) -> ColumnElement[bool]:
+    """Give the condition under which a session lets its user in.
+
+    It is live, and where an identity provider confirmed it, that was within so many seconds; None
+    leaves that aside. What was issued or announced here needs nobody to confirm it.
+    """
+    if within is None:
+        return is_live()
+    since = func.now() - literal_column(f"INTERVAL '{within:d} seconds'", Interval)
+    fresh = or_(UserSession.verified_at.is_(None), UserSession.verified_at > since)
+    return and_(is_live(), fresh)
 
 
 class PushToken(db.Model):  # type: ignore[name-defined,misc]

@@ -21,6 +21,7 @@ from flask import Flask
 from app import metrics
 from app.database import RACES, Connection, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError, describe
+from app.registration_sql import LOCAL, confirmed_within
 from app.registration_writer import Writer
 from app.schemas import PRODUCTION
 
@@ -56,12 +57,17 @@ class _Waiter:
 class Registrar:
     """Writes the registrations of one process, over a connection of its own in autocommit."""
 
-    def __init__(self, connect: Callable[..., Connection], deadline: float):
+    def __init__(
+        self, connect: Callable[..., Connection], deadline: float, within: int | None = None
+    ):
+        """Take how to connect, the seconds for a request, and those of `models.lets_in`."""
         self.patience = deadline
+        self.within = within
+        statements = LOCAL if within is None else confirmed_within(within)
         self._mutex = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._writing = False
-        self._writer = Writer(connect)
+        self._writer = Writer(connect, statements)
 
     def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
@@ -211,5 +217,9 @@ def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] |
 
 def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
     """Give the app its registrar, `app.extensions["registrar"]`."""
-    deadline = app.config["SETTINGS"].request_deadline
-    app.extensions["registrar"] = Registrar(connect, deadline)
+    settings = app.config["SETTINGS"]
+    deadline, within = settings.request_deadline, settings.recheck
+    app.extensions["registrar"] = Registrar(connect, deadline, within)
+    if within is not None:
+        within += settings.rocketchat_grace_seconds
+        app.extensions["grace_registrar"] = Registrar(connect, deadline, within)

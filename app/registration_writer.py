@@ -9,14 +9,15 @@ import psycopg
 
 from app import metrics
 from app.database import RACES, Connection, is_broken, is_end
-from app.registration_sql import PLAN, fresh_id, register
+from app.registration_sql import LOCAL, PLAN, fresh_id, register
 
 
 class Writer:
     """A connection in autocommit, opened when it is needed."""
 
-    def __init__(self, connect: Callable[..., Connection]):
+    def __init__(self, connect: Callable[..., Connection], statements: tuple[str, str] = LOCAL):
         self._connect = connect
+        self._statements = statements
         self._connection: Connection | None = None
 
     @property
@@ -39,9 +40,10 @@ class Writer:
         """
         spare = 1
         while True:
-            statement, parameters = register([(*one, fresh_id()) for one in asked])
+            rows = [(*one, fresh_id()) for one in asked]
+            statement, parameters = register(rows, self._statements)
             try:
-                rows = self._connected().fetch(statement, parameters)
+                written = self._connected().fetch(statement, parameters)
             except psycopg.Error as error:
                 metrics.count_database_error(error)
                 too_late = time.monotonic() >= deadline
@@ -59,7 +61,7 @@ class Writer:
                 self.close()
                 raise
             else:
-                return {row[:2]: row for row in rows}
+                return {row[:2]: row for row in written}
 
     def _is_lost(self, error: psycopg.Error) -> bool:
         """Tell whether the connection that failed is gone, or about to go.

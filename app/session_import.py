@@ -84,7 +84,7 @@ def _put(
     while batch:
         announced = [one for _, one in batch]
         try:
-            committed(lambda announced=announced: sessions.put(announced, days))  # type: ignore[misc]
+            committed(lambda announced=announced: sessions.put(announced, days, confirmed=True))  # type: ignore[misc]
         except sessions.ForeignHashError as foreign:
             db.session.rollback()
             for place in foreign.places:

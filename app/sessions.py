@@ -3,20 +3,27 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple
+from typing import cast as as_type
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
     LargeBinary,
     Text,
+    and_,
     any_,
     bindparam,
+    cast,
     delete,
     func,
     insert,
+    not_,
+    null,
+    or_,
     select,
     true,
+    update,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -24,13 +31,16 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from app import push_tokens
 from app.arrays import as_table
 from app.hashes import hash_secret
-from app.models import PushToken, UserSession, db, is_live
+from app.models import PushToken, UserSession, db, is_live, lets_in
 
 
-def is_signed_in(token_hash: bytes, user_id: str) -> bool:
-    """Tell whether this user is signed in with the auth token of this SHA-256."""
+def is_signed_in(token_hash: bytes, user_id: str, within: int | None = None) -> bool:
+    """Tell whether this user is signed in with the auth token of this SHA-256.
+
+    `within` is that of `models.lets_in`.
+    """
     found = select(true()).where(
-        UserSession.token_hash == token_hash, UserSession.user_id == user_id, is_live()
+        UserSession.token_hash == token_hash, UserSession.user_id == user_id, lets_in(within)
     )
     return db.session.scalar(found) is not None
 
@@ -45,7 +55,7 @@ def issue(user_id: str, days: int) -> tuple[str, datetime]:
     )
     # The database says when it ends: its clock is the one that will judge.
     ends = db.session.scalars(user_session.returning(UserSession.expires_at)).one()
-    return auth_token, cast(datetime, ends)
+    return auth_token, as_type(datetime, ends)
 
 
 def end(which: ColumnElement[bool]) -> tuple[int, int]:
@@ -66,6 +76,64 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     return len(locked), removed
 
 
+class Known(NamedTuple):
+    """A session of somebody who waits to be confirmed."""
+
+    is_live: bool
+    is_fresh: bool
+    is_in_grace: bool
+    asked_at: datetime
+
+
+def known(token_hash: bytes, user_id: str, fresh: int, grace: int) -> Known | None:
+    """Return what is known of a user's session, None where nothing is.
+
+    `fresh` and `grace` are the seconds within which it was confirmed (`models.lets_in`).
+    """
+    row = select(is_live(), lets_in(fresh), lets_in(grace), func.now()).where(
+        UserSession.token_hash == token_hash, UserSession.user_id == user_id
+    )
+    found = db.session.execute(row).one_or_none()
+    return Known(*found) if found else None
+
+
+def confirm(token_hash: bytes, user_id: str, days: int, *, was_live: bool) -> bool:
+    """Keep that the identity provider confirmed a session just now; it lives on for `days` days.
+
+    Whoever only held imported registrations can sign in from here on. A session that `was_live`
+    and is gone was logged out meanwhile: False, and it stays gone. Of a hash that is known for
+    another user the identity provider knows better: that session ends.
+    """
+    values = {
+        "verified_at": func.now(),
+        "expires_at": func.now() + timedelta(days=days),
+        "can_sign_in": true(),
+    }
+    own = and_(UserSession.token_hash == token_hash, UserSession.user_id == user_id)
+    if was_live:
+        renewed = update(UserSession).where(own).values(values).returning(true())
+        return db.session.scalar(renewed) is not None
+    end(and_(UserSession.token_hash == token_hash, UserSession.user_id != user_id))
+    row = upsert(UserSession).values(token_hash=token_hash, user_id=user_id, **values)
+    upserted = row.on_conflict_do_update(
+        index_elements=[UserSession.token_hash],
+        set_=values,
+        where=UserSession.user_id == row.excluded.user_id,
+    )
+    return db.session.scalar(upserted.returning(true())) is not None
+
+
+def deny(token_hash: bytes, user_id: str, asked_at: datetime) -> tuple[int, int]:
+    """End a session that the identity provider denied when it was asked; see `end`.
+
+    Not one that was announced, issued or confirmed since.
+    """
+    own = and_(UserSession.token_hash == token_hash, UserSession.user_id == user_id)
+    issued_here = and_(is_live(), UserSession.verified_at.is_(None))
+    older = or_(UserSession.verified_at.is_(None), UserSession.verified_at <= asked_at)
+    return end(and_(own, not_(issued_here), older))
+
+
 class ForeignHashError(Exception):
     """Sessions that were announced are somebody else's: their places in the list."""
 
@@ -74,12 +142,13 @@ class ForeignHashError(Exception):
         self.places = places
 
 
-def put(announced: Sequence[Mapping[str, Any]], days: int) -> None:
+def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = False) -> None:
     """Take over sessions: `user_id`, `token_hash` and maybe `expires_at` of each.
 
     Without an end it is `days` days from now, with None it never ends. Whoever was only a holder
-    of imported registrations can sign in from here on. Raises ForeignHashError, with nothing done,
-    for hashes that are known for another user.
+    of imported registrations can sign in from here on. What is announced needs nobody to confirm
+    it; with `confirmed` it was true just now, and the identity provider is asked again in time.
+    Raises ForeignHashError, with nothing done, for hashes that are known for another user.
     """
     default = db.session.scalars(select(func.now())).one() + timedelta(days=days)
     users: dict[bytes, str] = {}
@@ -87,7 +156,7 @@ def put(announced: Sequence[Mapping[str, Any]], days: int) -> None:
     for one in announced:
         users.setdefault(one["token_hash"], one["user_id"])
         ends[one["token_hash"]] = one.get("expires_at", default)
-    written = _write(users, ends)
+    written = _write(users, ends, confirmed=confirmed)
     foreign = [
         place
         for place, one in enumerate(announced)
@@ -97,7 +166,9 @@ def put(announced: Sequence[Mapping[str, Any]], days: int) -> None:
         raise ForeignHashError(foreign)
 
 
-def _write(users: Mapping[bytes, str], ends: Mapping[bytes, datetime | None]) -> set[bytes]:
+def _write(
+    users: Mapping[bytes, str], ends: Mapping[bytes, datetime | None], *, confirmed: bool
+) -> set[bytes]:
     """Make or renew sessions; return the hashes of those that are not another user's."""
     asked = as_table(
         "announced",
@@ -105,7 +176,8 @@ def _write(users: Mapping[bytes, str], ends: Mapping[bytes, datetime | None]) ->
         user_id=(Text, list(users.values())),
         expires_at=(TIMESTAMP(timezone=True), [ends[digest] for digest in users]),
     )
-    rows = select(*asked, func.now()).order_by(asked.token_hash)
+    verified_at = func.now() if confirmed else cast(null(), TIMESTAMP(timezone=True))
+    rows = select(*asked, verified_at).order_by(asked.token_hash)
     row = upsert(UserSession).from_select([*asked.keys(), "verified_at"], rows)
     renewed = ("expires_at", "verified_at")
     same_user = row.on_conflict_do_update(

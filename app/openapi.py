@@ -1,0 +1,271 @@
+"""The OpenAPI document, made from the schemas that validate.
+
+apispec is imported when somebody first asks: most workers never need it, and it costs memory.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from flask import Flask
+
+from app import errors
+from app.api_calls import CALLS, INTRODUCTION, REGISTRATION, TAGS, WORDS, Call
+from app.schemas import MAX_DEVICE_ID, MAX_USER_ID, BodyParam, DeviceId, DeviceType
+from app.service_schemas import Cursor, HashedToken, RevokeSessions, Text
+
+if TYPE_CHECKING:
+    from apispec import APISpec
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+Json = dict[str, Any]
+
+
+def text(limit: int, shortest: int = 1) -> Json:
+    """Describe a text of at most `limit` bytes: maxLength counts characters, the format bytes."""
+    return {
+        "type": "string",
+        "minLength": shortest,
+        "maxLength": limit,
+        "pattern": "^[^\\u0000]*$",
+        "format": f"utf8-{limit}-bytes",
+    }
+
+
+def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
+    """Describe the kinds of fields that are ours (apispec's attribute function)."""
+    shape: Json = {}
+    if isinstance(field, DeviceType):
+        shape = {"type": "string", "enum": ["apn", "gcm"]}
+    elif isinstance(field, BodyParam | Text):
+        shape = text(field.limit)
+    elif isinstance(field, DeviceId):
+        shape = {"anyOf": [text(MAX_DEVICE_ID, 0), {"enum": [None, False, 0]}]}
+    elif isinstance(field, HashedToken):
+        length = {"minLength": 44, "maxLength": 44}
+        shape = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$", **length}
+    elif isinstance(field, Cursor):
+        shape = {"type": ["string", "null"], "format": "cursor", "minLength": 1}
+    return shape
+
+
+def _words(self: Any, field: Any, **kwargs: Any) -> Json:
+    """Give a field its description and example; its name is the one on the wire."""
+    name = field.data_key or field.name
+    if field.parent is None or name not in WORDS:
+        return {}
+    description, example = WORDS[name]
+    limit = getattr(field, "limit", MAX_DEVICE_ID if isinstance(field, DeviceId) else 0)
+    if limit > 3:
+        description += f" At most {limit:,} bytes of UTF-8, without NUL."
+    return {"description": description, "examples": [example]}
+
+
+def _record(**properties: Any) -> Json:
+    """Describe an object with just these keys."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_TRUE, _FALSE, _STRING = {"const": True}, {"const": False}, {"type": "string"}
+_NUMBER = {"type": "integer", "minimum": 0}
+
+
+def _answers() -> dict[str, Json]:
+    """Describe what is answered, by name."""
+    one = {"$ref": "#/components/schemas/Registration"}
+    many = {"type": "array", "items": one}
+    moment = {
+        "type": "string",
+        "format": "date-time",
+        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+    }
+    push_token = {
+        "oneOf": [_record(gcm=_STRING), _record(apn=_STRING)],
+        "description": "The push token, under its kind.",
+    }
+    kinds: Json = dict.fromkeys(REGISTRATION, _STRING)
+    kinds |= {"token": push_token, "enabled": _TRUE, "createdAt": moment, "updatedAt": moment}
+    shown = {
+        name: kind | {"description": kind.get("description", WORDS[name][0])}
+        for name, kind in kinds.items()
+    }
+    cursor = {"type": ["string", "null"]}
+    refused = _record(success=_FALSE, error=_STRING, errorType=_STRING)
+    refused["required"] = ["success", "error"]
+    return {
+        "Registration": _record(**shown),
+        "Registered": _record(result=one, success=_TRUE),
+        "Listed": _record(tokens=many, success=_TRUE),
+        "Page": _record(tokens=many, cursor=cursor, success=_TRUE),
+        "Done": _record(success=_TRUE),
+        "LoggedOut": _record(status={"const": "success"}, data=_record(message=_STRING)),
+        "Counted": _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE),
+        "Sessions": _record(sessions=_NUMBER, success=_TRUE),
+        "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
+        "Alive": _record(status={"const": "ok"}),
+        "Ready": _record(status={"const": "ok"}, revision=_STRING),
+        "Document": {"type": "object"},
+        "Refused": refused,
+        "Unauthorized": _record(status={"const": "error"}, message=_STRING),
+    }
+
+
+def _content(schema: str, example: Any = None, **examples: Any) -> Json:
+    shown: Json = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    if example is not None:
+        shown["example"] = example
+    if examples:
+        shown["examples"] = {name: {"value": value} for name, value in examples.items()}
+    return {JSON: shown}
+
+
+def _shared_answers() -> dict[str, Json]:
+    """Describe the errors that are the same in every call, by status."""
+
+    def refused(description: str, error: str) -> Json:
+        return {
+            "description": description,
+            "content": _content("Refused", {"success": False, "error": error}),
+        }
+
+    signed_out, no_scope = errors.unauthorized().body, errors.forbidden().body
+    bodies = {
+        "400": refused("The request cannot be read.", "Bad Request"),
+        "401": {
+            "description": "Credentials missing, wrong or expired; never says which.",
+            "content": _content("Unauthorized", signed_out),
+        },
+        "403": refused("The key lacks the scope.", str(no_scope["error"])),
+        "404": refused("Nothing of the caller's is there.", "Resource not found"),
+        "405": refused("Wrong method.", errors.TEXTS[405]),
+        "413": refused("The body is too large.", errors.TEXTS[413]),
+        "414": refused("The path is too long.", "Request URI too long"),
+        "415": refused("The body is not JSON.", errors.TEXTS[415]),
+        "429": refused("Too many requests; nginx says so.", "Error, too many requests."),
+        "431": refused("A header is too large.", "Request Header Fields Too Large"),
+        "500": refused("Our fault, and in our log.", errors.TEXTS[500]),
+        "503": refused("The database is away; come back later.", errors.TEXTS[503]),
+    }
+    seconds = {"description": "Seconds to wait.", "required": True, "schema": _NUMBER}
+    bodies["429"]["headers"] = bodies["503"]["headers"] = {"Retry-After": seconds}
+    methods = {"description": "The methods that are right.", "required": True, "schema": _STRING}
+    bodies["405"]["headers"] = {"Allow": methods}
+    return bodies
+
+
+def _statuses(call: Call) -> Json:
+    """Return the answers of a call."""
+    is_json = "/" not in call.answer
+    good: Json = {"description": "Done."}
+    good["content"] = (
+        _content(call.answer, call.example) if is_json else {call.answer: {"schema": _STRING}}
+    )
+    found = {"200": good}
+    shared = {"400", "405", "413", "414", "429", "431", "500", "503", *call.more}
+    if call.guard:
+        shared.add("401")
+    if call.tag == "Services":
+        shared |= {"403", "415"}
+    found |= {status: {"$ref": f"#/components/responses/{status}"} for status in sorted(shared)}
+    if call.wrong:
+        bad = {
+            f"{code}-{place}": {"success": False, "error": f"{words} [{code}]", "errorType": code}
+            for place, (_, words, code) in enumerate(call.wrong)
+        }
+        found["400"] = {
+            "description": "A field is missing or wrong; names the first.",
+            "content": _content("Refused", **bad),
+        }
+    return found
+
+
+def _operation(endpoint: str, call: Call) -> Json:
+    """Describe one call."""
+    what: Json = {
+        "tags": [call.tag],
+        "operationId": endpoint.replace(".", "_"),
+        "summary": call.summary,
+        "responses": _statuses(call),
+    }
+    if call.description:
+        what["description"] = call.description
+    if call.guard == "session":
+        what["security"] = [{"userId": [], "authToken": []}]
+    elif call.guard:
+        what["security"] = [{"serviceKey": []}]
+        what["description"] += f" Scope: `{call.guard}`."
+    if call.schema:
+        shape = {"schema": {"$ref": f"#/components/schemas/{call.schema.__name__}"}}
+        kinds = (JSON,) if call.tag == "Services" else (JSON, FORM)
+        what["requestBody"] = {
+            "required": True,
+            "content": {kind: shape | {"example": call.body} for kind in kinds},
+        }
+    if endpoint == "client_api.remove_push_token":
+        words = "The push token, where the body has none."
+        what["parameters"] = [
+            {"in": "query", "name": "token", "description": words, "schema": text(2048)}
+        ]
+    if endpoint == "docs.show_asset":
+        what["parameters"] = [{"in": "path", "name": "asset", "required": True, "schema": _STRING}]
+    return what
+
+
+def _security(spec: "APISpec") -> None:
+    """Describe what callers show."""
+    header = {"type": "apiKey", "in": "header"}
+    for name, title, words in (
+        ("userId", "X-User-Id", f"The user's id, 1 to {MAX_USER_ID} bytes."),
+        ("authToken", "X-Auth-Token", "The auth token of the user's session."),
+    ):
+        spec.components.security_scheme(name, header | {"name": title, "description": words})
+    words = "A service key; its scopes are of `lookup`, `feedback` and `sessions`."
+    bearer = {"type": "http", "scheme": "bearer", "description": words}
+    spec.components.security_scheme("serviceKey", bearer)
+
+
+def build(app: Flask) -> bytes:
+    """Return the document of all routes of the app as JSON; KeyError for a route it lacks."""
+    from apispec import APISpec  # noqa: PLC0415 (see above)
+    from apispec.ext.marshmallow import MarshmallowPlugin  # noqa: PLC0415
+
+    plugin = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
+    spec = APISpec(
+        "Push token registry",
+        "1",
+        "3.1.0",
+        [plugin],
+        info={"description": INTRODUCTION},
+        tags=[{"name": name, "description": words} for name, words in TAGS.items()],
+    )
+    plugin.converter.add_attribute_function(_own_fields)
+    plugin.converter.add_attribute_function(_words)
+    _security(spec)
+    for name, shape in _answers().items():
+        spec.components.schema(name, shape)
+    for status, answer in _shared_answers().items():
+        spec.components.response(status, answer)
+    for call in CALLS.values():
+        if call.schema:
+            spec.components.schema(call.schema.__name__, schema=call.schema)
+    paths: dict[str, Json] = {}
+    for rule in app.url_map.iter_rules():
+        path = rule.rule.replace("<", "{").replace(">", "}")
+        operation = _operation(rule.endpoint, CALLS[rule.endpoint])
+        for method in (rule.methods or set()) - {"HEAD"}:
+            paths.setdefault(path, {})[method.lower()] = operation
+    order = list(CALLS)
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: order.index(rule.endpoint)):
+        path = rule.rule.replace("<", "{").replace(">", "}")
+        if operations := paths.pop(path, None):
+            spec.path(path, operations=operations)
+    document = spec.to_dict()
+    # What the schema's own rule says in Python.
+    revoke = document["components"]["schemas"][RevokeSessions.__name__]
+    revoke["not"] = {"required": ["hashedToken", "exceptHashedTokens"]}
+    return orjson.dumps(document)

@@ -47,7 +47,8 @@ def openapi_json() -> Response:
     """Show the document; it is made once a process, when first asked for."""
     document = current_app.extensions.get("openapi")
     if document is None:
-        document = current_app.extensions["openapi"] = openapi.build(current_app)
+        document = openapi.build(current_app, [*OURS, *SWAGGER_UI])
+        current_app.extensions["openapi"] = document
     return Response(document, content_type="application/json")
 
 
@@ -64,4 +65,4 @@ def show_asset(asset: str) -> Response:
         return _send(FOLDER / asset, OURS[asset])
     if asset in SWAGGER_UI:
         return _send(_swagger_ui(asset), SWAGGER_UI[asset])
-    abort(404)
+    return abort(404)

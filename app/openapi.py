@@ -10,7 +10,15 @@ from flask import Flask
 
 from app import errors
 from app.api_calls import CALLS, INTRODUCTION, REGISTRATION, TAGS, WORDS, Call
-from app.schemas import MAX_DEVICE_ID, MAX_USER_ID, BodyParam, DeviceId, DeviceType
+from app.schemas import (
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    BodyParam,
+    DeviceId,
+    DeviceType,
+    RemovePushToken,
+)
 from app.service_schemas import Cursor, HashedToken, RevokeSessions, Text
 
 if TYPE_CHECKING:
@@ -184,7 +192,7 @@ def _statuses(call: Call) -> Json:
     return found
 
 
-def _operation(endpoint: str, call: Call) -> Json:
+def _operation(endpoint: str, call: Call, assets: list[str]) -> Json:
     """Describe one call."""
     what: Json = {
         "tags": [call.tag],
@@ -203,16 +211,20 @@ def _operation(endpoint: str, call: Call) -> Json:
         shape = {"schema": {"$ref": f"#/components/schemas/{call.schema.__name__}"}}
         kinds = (JSON,) if call.tag == "Services" else (JSON, FORM)
         what["requestBody"] = {
-            "required": True,
+            # The query of a DELETE does as well, and OpenAPI cannot say: one of the two.
+            "required": call.schema is not RemovePushToken,
             "content": {kind: shape | {"example": call.body} for kind in kinds},
         }
     if endpoint == "client_api.remove_push_token":
-        words = "The push token, where the body has none."
+        # Not limited by its schema: where the body names one, this is not looked at.
+        words = f"The push token, where the body has none; at most {MAX_PUSH_TOKEN:,} bytes."
         what["parameters"] = [
-            {"in": "query", "name": "token", "description": words, "schema": text(2048)}
+            {"in": "query", "name": "token", "description": words, "schema": _STRING}
         ]
     if endpoint == "docs.show_asset":
-        what["parameters"] = [{"in": "path", "name": "asset", "required": True, "schema": _STRING}]
+        what["parameters"] = [
+            {"in": "path", "name": "asset", "required": True, "schema": {"enum": assets}}
+        ]
     return what
 
 
@@ -229,7 +241,7 @@ def _security(spec: "APISpec") -> None:
     spec.components.security_scheme("serviceKey", bearer)
 
 
-def build(app: Flask) -> bytes:
+def build(app: Flask, assets: list[str]) -> bytes:
     """Return the document of all routes of the app as JSON; KeyError for a route it lacks."""
     from apispec import APISpec  # noqa: PLC0415 (see above)
     from apispec.ext.marshmallow import MarshmallowPlugin  # noqa: PLC0415
@@ -256,7 +268,7 @@ def build(app: Flask) -> bytes:
     paths: dict[str, Json] = {}
     for rule in app.url_map.iter_rules():
         path = rule.rule.replace("<", "{").replace(">", "}")
-        operation = _operation(rule.endpoint, CALLS[rule.endpoint])
+        operation = _operation(rule.endpoint, CALLS[rule.endpoint], assets)
         for method in (rule.methods or set()) - {"HEAD"}:
             paths.setdefault(path, {})[method.lower()] = operation
     order = list(CALLS)
@@ -265,7 +277,9 @@ def build(app: Flask) -> bytes:
         if operations := paths.pop(path, None):
             spec.path(path, operations=operations)
     document = spec.to_dict()
-    # What the schema's own rule says in Python.
-    revoke = document["components"]["schemas"][RevokeSessions.__name__]
-    revoke["not"] = {"required": ["hashedToken", "exceptHashedTokens"]}
+    # What the schema's own rule, and the view, say in Python.
+    shapes = document["components"]["schemas"]
+    either = {"required": ["hashedToken", "exceptHashedTokens"]}
+    shapes[RevokeSessions.__name__]["not"] = either
+    del shapes[RemovePushToken.__name__]["required"]
     return orjson.dumps(document)

@@ -188,7 +188,7 @@ CALLS: dict[str, Call] = {
         {"results": [_VERDICT]},
         (
             (
-                {"results": [_VERDICT, _VERDICT | {"sentAt": "yesterday"}]},
+                {"results": [_VERDICT, _VERDICT | {"sentAt": "2026-11-24T08:00:00"}]},
                 "results.1.sentAt: Not a valid aware datetime.",
                 _PARAMS,
             ),

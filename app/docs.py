@@ -6,7 +6,6 @@ from pathlib import Path
 
 from flask import Blueprint, Response, abort, current_app, send_file
 
-from app import openapi
 from app.config import ROOT
 
 bp = Blueprint("docs", __name__)
@@ -47,6 +46,8 @@ def openapi_json() -> Response:
     """Show the document; it is made once a process, when first asked for."""
     document = current_app.extensions.get("openapi")
     if document is None:
+        from app import openapi  # noqa: PLC0415 (most workers are never asked)
+
         document = openapi.build(current_app, [*OURS, *SWAGGER_UI])
         current_app.extensions["openapi"] = document
     return Response(document, content_type="application/json")

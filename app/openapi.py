@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from flask import Flask
 
-from app import errors
-from app.api_calls import CALLS, INTRODUCTION, REGISTRATION, TAGS, WORDS, Call
+from app.api_answers import JSON, STRING, Json, answers, content, shared_answers
+from app.api_calls import CALLS, INTRODUCTION, TAGS, WORDS, Call
 from app.schemas import (
     MAX_DEVICE_ID,
     MAX_PUSH_TOKEN,
@@ -24,9 +24,7 @@ from app.service_schemas import Cursor, HashedToken, RevokeSessions, Text
 if TYPE_CHECKING:
     from apispec import APISpec
 
-JSON, FORM = "application/json", "application/x-www-form-urlencoded"
-
-Json = dict[str, Any]
+FORM = "application/x-www-form-urlencoded"
 
 
 def text(limit: int, shortest: int = 1) -> Json:
@@ -69,109 +67,12 @@ def _words(self: Any, field: Any, **kwargs: Any) -> Json:
     return {"description": description, "examples": [example]}
 
 
-def _record(**properties: Any) -> Json:
-    """Describe an object with just these keys."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-_TRUE, _FALSE, _STRING = {"const": True}, {"const": False}, {"type": "string"}
-_NUMBER = {"type": "integer", "minimum": 0}
-
-
-def _answers() -> dict[str, Json]:
-    """Describe what is answered, by name."""
-    one = {"$ref": "#/components/schemas/Registration"}
-    many = {"type": "array", "items": one}
-    moment = {
-        "type": "string",
-        "format": "date-time",
-        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
-    }
-    push_token = {
-        "oneOf": [_record(gcm=_STRING), _record(apn=_STRING)],
-        "description": "The push token, under its kind.",
-    }
-    kinds: Json = dict.fromkeys(REGISTRATION, _STRING)
-    kinds |= {"token": push_token, "enabled": _TRUE, "createdAt": moment, "updatedAt": moment}
-    shown = {
-        name: kind | {"description": kind.get("description", WORDS[name][0])}
-        for name, kind in kinds.items()
-    }
-    cursor = {"type": ["string", "null"]}
-    refused = _record(success=_FALSE, error=_STRING, errorType=_STRING)
-    refused["required"] = ["success", "error"]
-    return {
-        "Registration": _record(**shown),
-        "Registered": _record(result=one, success=_TRUE),
-        "Listed": _record(tokens=many, success=_TRUE),
-        "Page": _record(tokens=many, cursor=cursor, success=_TRUE),
-        "Done": _record(success=_TRUE),
-        "LoggedOut": _record(status={"const": "success"}, data=_record(message=_STRING)),
-        "Counted": _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE),
-        "Sessions": _record(sessions=_NUMBER, success=_TRUE),
-        "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
-        "Alive": _record(status={"const": "ok"}),
-        "Ready": _record(status={"const": "ok"}, revision=_STRING),
-        "Document": {"type": "object"},
-        "Refused": refused,
-        "Unauthorized": _record(status={"const": "error"}, message=_STRING),
-    }
-
-
-def _content(schema: str, example: Any = None, **examples: Any) -> Json:
-    shown: Json = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
-    if example is not None:
-        shown["example"] = example
-    if examples:
-        shown["examples"] = {name: {"value": value} for name, value in examples.items()}
-    return {JSON: shown}
-
-
-def _shared_answers() -> dict[str, Json]:
-    """Describe the errors that are the same in every call, by status."""
-
-    def refused(description: str, error: str) -> Json:
-        return {
-            "description": description,
-            "content": _content("Refused", {"success": False, "error": error}),
-        }
-
-    signed_out, no_scope = errors.unauthorized().body, errors.forbidden().body
-    bodies = {
-        "400": refused("The request cannot be read.", "Bad Request"),
-        "401": {
-            "description": "Credentials missing, wrong or expired; never says which.",
-            "content": _content("Unauthorized", signed_out),
-        },
-        "403": refused("The key lacks the scope.", str(no_scope["error"])),
-        "404": refused("Nothing of the caller's is there.", "Resource not found"),
-        "405": refused("Wrong method.", errors.TEXTS[405]),
-        "413": refused("The body is too large.", errors.TEXTS[413]),
-        "414": refused("The path is too long.", "Request URI too long"),
-        "415": refused("The body is not JSON.", errors.TEXTS[415]),
-        "429": refused("Too many requests; nginx says so.", "Error, too many requests."),
-        "431": refused("A header is too large.", "Request Header Fields Too Large"),
-        "500": refused("Our fault, and in our log.", errors.TEXTS[500]),
-        "503": refused("The database is away; come back later.", errors.TEXTS[503]),
-    }
-    seconds = {"description": "Seconds to wait.", "required": True, "schema": _NUMBER}
-    bodies["429"]["headers"] = bodies["503"]["headers"] = {"Retry-After": seconds}
-    methods = {"description": "The methods that are right.", "required": True, "schema": _STRING}
-    bodies["405"]["headers"] = {"Allow": methods}
-    return bodies
-
-
 def _statuses(call: Call) -> Json:
     """Return the answers of a call."""
     is_json = "/" not in call.answer
     good: Json = {"description": "Done."}
     good["content"] = (
-        _content(call.answer, call.example) if is_json else {call.answer: {"schema": _STRING}}
+        content(call.answer, call.example) if is_json else {call.answer: {"schema": STRING}}
     )
     found = {"200": good}
     shared = {"400", "405", "413", "414", "429", "431", "500", "503", *call.more}
@@ -187,7 +88,7 @@ def _statuses(call: Call) -> Json:
         }
         found["400"] = {
             "description": "A field is missing or wrong; names the first.",
-            "content": _content("Refused", **bad),
+            "content": content("Refused", **bad),
         }
     return found
 
@@ -219,7 +120,7 @@ def _operation(endpoint: str, call: Call, assets: list[str]) -> Json:
         # Not limited by its schema: where the body names one, this is not looked at.
         words = f"The push token, where the body has none; at most {MAX_PUSH_TOKEN:,} bytes."
         what["parameters"] = [
-            {"in": "query", "name": "token", "description": words, "schema": _STRING}
+            {"in": "query", "name": "token", "description": words, "schema": STRING}
         ]
     if endpoint == "docs.show_asset":
         what["parameters"] = [
@@ -255,12 +156,13 @@ def build(app: Flask, assets: list[str]) -> bytes:
         info={"description": INTRODUCTION},
         tags=[{"name": name, "description": words} for name, words in TAGS.items()],
     )
-    plugin.converter.add_attribute_function(_own_fields)
-    plugin.converter.add_attribute_function(_words)
+    assert plugin.converter  # noqa: S101 (made by APISpec)
+    for describe in (_own_fields, _words):
+        plugin.converter.add_attribute_function(describe)  # type: ignore[no-untyped-call]
     _security(spec)
-    for name, shape in _answers().items():
+    for name, shape in answers().items():
         spec.components.schema(name, shape)
-    for status, answer in _shared_answers().items():
+    for status, answer in shared_answers().items():
         spec.components.response(status, answer)
     for call in CALLS.values():
         if call.schema:

@@ -20,6 +20,7 @@ LAYERS = [
     {"registrar", "auth", "import_rows", "import_sql"},
     {"rotation", "importer", "session_import", "fast_lane"},
     {"push_tokens_cli", "api_calls"},
+    {"api_answers"},
     {"openapi"},
     {"client_api", "service_api", "monitoring", "cli", "docs"},
     {"__init__", "gunicorn_worker"},

@@ -23,6 +23,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         cli,
         client_api,
         database,
+        docs,
         doctor,
         embedded,
         errors,
@@ -60,6 +61,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app.register_blueprint(client_api.bp)
     app.register_blueprint(service_api.bp)
     app.register_blueprint(monitoring.bp)
+    app.register_blueprint(docs.bp)
     cli.init_app(app)
     doctor.init_app(app)
     return app

@@ -66,6 +66,28 @@ class Moment(fields.AwareDateTime):
         return moment
 
 
+class Whole(fields.Integer):
+    """A number without a fraction, never a string; JSON does not tell 404.0 from 404."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any):
+        super().__init__(strict=True, validate=validate.Range(low, high), **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number: int = super()._deserialize(value, attr, data, **kwargs)
+        return number
+
+
+class Flag(fields.Boolean):
+    """True or false; marshmallow's also takes "yes", and what removes must be meant."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 class Cursor(fields.Field[str]):
     """The id of the last row of a page, in a form that nobody takes for one."""
 
@@ -121,7 +143,7 @@ class ListPage(Narrowing):
     """The body of `push.tokens.list`."""
 
     updated_since = Moment(data_key="updatedSince")
-    count = fields.Integer(strict=True, load_default=100, validate=validate.Range(1, MAX_ITEMS))
+    count = Whole(1, MAX_ITEMS, load_default=100)
     cursor = Cursor(load_default=None, allow_none=True)
 
 
@@ -131,13 +153,13 @@ class Verdict(ServiceSchema):
     app_name = Text(MAX_APP_NAME, data_key="appName", required=True)
     value = Text(MAX_PUSH_TOKEN, required=True)
     provider = fields.String(required=True, validate=validate.OneOf(["fcm", "apns"]))
-    status = fields.Integer(required=True, strict=True, validate=validate.Range(100, 599))
+    status = Whole(100, 599, required=True)
     error = Text(255)
     reason = Text(255)
-    timestamp = fields.Integer(strict=True, validate=validate.Range(0, 253402300799000))
+    timestamp = Whole(0, 253402300799000)
     sent_at = Moment(data_key="sentAt", required=True)
-    payload_valid = fields.Boolean(data_key="payloadValid", load_default=False)
-    credentials_valid = fields.Boolean(data_key="credentialsValid", load_default=False)
+    payload_valid = Flag(data_key="payloadValid", load_default=False)
+    credentials_valid = Flag(data_key="credentialsValid", load_default=False)
 
 
 class Feedback(ServiceSchema):

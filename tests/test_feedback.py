@@ -216,3 +216,11 @@ def test_a_registration_renewed_meanwhile_is_never_removed(
         renewed = datetime.fromisoformat(result["updatedAt"])
         if renewed > sent_at:
             assert [r for r in database.push_tokens() if r["token"] == value], number
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", "true", None])
+def test_what_vouches_for_a_removal_is_true_or_false_and_nothing_like_it(call, value):
+    for name in ("payloadValid", "credentialsValid"):
+        answer = call(FEEDBACK, {"results": [verdict(**{name: value})]})
+        assert answer.status_code == 400
+        assert answer.json["error"].startswith(f"results.0.{name}: ")

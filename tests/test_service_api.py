@@ -556,3 +556,8 @@ class TestPlans:
         for plan in plans:
             assert "Seq Scan on push_tokens" not in plan, plan
             assert "Index" in plan, plan
+
+
+@pytest.mark.parametrize(("count", "status"), [(7.0, 200), (7.5, 400), ("7", 400), (True, 400)])
+def test_a_number_is_whole_however_it_is_written(call, count, status):
+    assert call("/api/v1/push.tokens.list", {"count": count}).status_code == status

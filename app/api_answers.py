@@ -4,6 +4,7 @@ from typing import Any
 
 from app import errors
 from app.api_calls import REGISTRATION, WORDS
+from app.schemas import ENVIRONMENTS
 
 JSON = "application/json"
 
@@ -43,11 +44,14 @@ def answers() -> dict[str, Json]:
         name: kind | {"description": kind.get("description", WORDS[name][0])}
         for name, kind in kinds.items()
     }
+    registration = _record(**shown)
+    only = "Only in an answer to `withEnvironment`."
+    registration["properties"]["environment"] = {"enum": list(ENVIRONMENTS), "description": only}
     cursor = {"type": ["string", "null"]}
     refused = _record(success=_FALSE, error=STRING, errorType=STRING)
     refused["required"] = ["success", "error"]
     return {
-        "Registration": _record(**shown),
+        "Registration": registration,
         "Registered": _record(result=one, success=_TRUE),
         "Listed": _record(tokens=many, success=_TRUE),
         "Page": _record(tokens=many, cursor=cursor, success=_TRUE),

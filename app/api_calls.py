@@ -14,8 +14,9 @@ was made: the last sign-in on a device owns it, and it is gone when that session
 
 **Try a call:** press *Authorize*, paste user id and auth token of a session, and *Try it out*.
 
-Every answer is JSON, errors too. The session is checked first, then `id`, `type`, `value` and
-`appName`; the first that fails answers. Unknown fields are ignored. Lengths are bytes of UTF-8.
+Every answer is JSON, errors too. The session is checked first, then `id`, `type`, `value`,
+`appName` and `environment`; the first that fails answers. Unknown fields are ignored. Lengths are
+bytes of UTF-8.
 """
 
 TAGS = {
@@ -38,6 +39,11 @@ WORDS: dict[str, tuple[str, Any]] = {
     "createdAt": ("When it was first registered.", "2026-11-24T00:14:20.504Z"),
     "cursor": ("From the page before; the last page has null.", CURSOR),
     "enabled": ("Always true.", True),
+    "environment": (
+        "`production` or `sandbox`: which of APNs' gateways knows the push token. Senders see it;"
+        " left out by an app, it is `production`.",
+        "production",
+    ),
     "error": ("FCM's error code.", "UNREGISTERED"),
     "exceptHashedTokens": ("All sessions of the user but these.", [HASH]),
     "expiresAt": (
@@ -61,6 +67,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "updatedSince": ("Only those registered since.", "2026-11-01T00:00:00Z"),
     "userId": ("The user's id, as its provider calls it.", USER),
     "userIds": ("Whose registrations.", [USER]),
+    "withEnvironment": ("Each registration also says its `environment`.", False),
     "value": ("The push token; an `apn` one of hex digits is stored in lower case.", VALUE),
 }
 
@@ -116,6 +123,11 @@ CALLS: dict[str, Call] = {
             _param("value", "missing or invalid", _BODY | {"value": ""}),
             _param("appName", "missing or invalid", {"type": "gcm", "value": VALUE}),
             _param("id", "invalid", _BODY | {"id": 7}),
+            (
+                _BODY | {"environment": "dev"},
+                'The "environment" body param is invalid.',
+                "error-environment-param-not-valid",
+            ),
         ),
         description="At every start of the app. Doing it again is a refresh: `_id` and"
         " `createdAt` stay. A push token that somebody else had registered is now yours.",

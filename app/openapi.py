@@ -11,12 +11,14 @@ from flask import Flask
 from app.api_answers import JSON, STRING, Json, answers, content, shared_answers
 from app.api_calls import CALLS, INTRODUCTION, TAGS, WORDS, Call
 from app.schemas import (
+    ENVIRONMENTS,
     MAX_DEVICE_ID,
     MAX_PUSH_TOKEN,
     MAX_USER_ID,
     BodyParam,
     DeviceId,
     DeviceType,
+    Environment,
     RemovePushToken,
 )
 from app.service_schemas import Cursor, HashedToken, RevokeSessions, Text
@@ -47,6 +49,8 @@ def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
         shape = text(field.limit)
     elif isinstance(field, DeviceId):
         shape = {"anyOf": [text(MAX_DEVICE_ID, 0), {"enum": [None, False, 0]}]}
+    elif isinstance(field, Environment):
+        shape = {"enum": [*ENVIRONMENTS, "", None, False, 0]}
     elif isinstance(field, HashedToken):
         length = {"minLength": 44, "maxLength": 44}
         shape = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$", **length}

@@ -6,7 +6,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--no-strip-extras --custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-plots soak
+.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-memory bench-plots soak
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-lookup: $(VENV)/dev.installed ## Compare push.tokens.lookup with its bare 
 
 bench-import: $(VENV)/dev.installed ## Compare the import with a bare COPY, at a million rows
 	$(BIN)/python -m bench.importing
+
+bench-memory: $(VENV)/dev.installed ## Watch the memory of the workers over a million registrations (needs wrk)
+	$(BIN)/python -m bench.memory
 
 bench-plots: $(VENV)/bench.installed ## Draw what was measured
 	$(BIN)/python -m bench.plot

@@ -1,5 +1,11 @@
 """What gunicorn and flask load: `wsgi:app`."""
 
 from app import create_app
+from app.config import ConfigError
 
-app = create_app()
+try:
+    app = create_app()
+except ConfigError as error:
+    from app import doctor
+
+    app = doctor.patient(error)

@@ -23,8 +23,11 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         cli,
         client_api,
         database,
+        docs,
+        doctor,
         embedded,
         errors,
+        identity,
         metrics,
         monitoring,
         observation,
@@ -51,11 +54,14 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     registrar.init_app(app, connect)
     metrics.init_app(app)
     observation.init_app(app)
+    identity.init_app(app)
     bodies.init_app(app)
     errors.init_app(app)
     app.register_blueprint(client_api.hot_bp)
     app.register_blueprint(client_api.bp)
     app.register_blueprint(service_api.bp)
     app.register_blueprint(monitoring.bp)
+    app.register_blueprint(docs.bp)
     cli.init_app(app)
+    doctor.init_app(app)
     return app

@@ -1,13 +1,16 @@
 """The guards: who may call."""
 
-import hashlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-from flask import g, request
+from flask import current_app, g, request
 
 from app import errors, service_keys, sessions
 from app.database import retrying
+from app.hashes import hash_secret
 from app.schemas import MAX_USER_ID, is_storable
+
+T = TypeVar("T")
 
 
 class Credentials(NamedTuple):
@@ -15,11 +18,6 @@ class Credentials(NamedTuple):
 
     token_hash: bytes
     user_id: str
-
-
-def hash_secret(secret: bytes) -> bytes:
-    """Hash a long random secret; it needs no salt and no slowness, as nobody can guess it."""
-    return hashlib.sha256(secret).digest()
 
 
 def credentials(auth_token: str, user_id: str) -> Credentials:
@@ -61,5 +59,26 @@ def require_service_key(scope: str) -> None:
 def require_session() -> None:
     """Let only live sessions in, as `g.credentials`; 401 for everybody else."""
     require_credentials()
-    if not retrying(lambda: sessions.is_signed_in(*g.credentials)):
+    token_hash, user_id = g.credentials
+    let_in(lambda within: retrying(lambda: sessions.is_signed_in(token_hash, user_id, within)))
+
+
+def let_in(attempt: Callable[[int | None], T | None]) -> T:
+    """Return what `attempt` gives to whoever has a session that lets in; 401 where it is nothing.
+
+    It is told how old a confirmation may be (`models.lets_in`). Where it finds no session, and an
+    identity provider decides, that one is asked (identity.py), and it tries once more.
+    """
+    identity = current_app.extensions.get("identity")
+    within = current_app.config["SETTINGS"].recheck
+    given = attempt(within)
+    if not given and identity:
+        secret = request.headers.get("X-Auth-Token", "").encode("latin-1", "replace")
+        allowed = identity.confirm(*g.credentials, secret)
+        given = attempt(allowed)
+        if not given and allowed != within:
+            # The grace is over in this moment: who was not denied is not told to sign in again.
+            raise errors.UnavailableError("nobody confirms the session")
+    if not given:
         raise errors.unauthorized()
+    return given

@@ -7,31 +7,15 @@ from typing import Any
 
 import click
 from flask import Flask, current_app
-from flask.cli import AppGroup
 
 from app import purge, service_keys, session_import, sessions
-from app.auth import hash_secret
-from app.database import is_unavailable
+from app.commands import Commands, source
+from app.hashes import hash_secret
 from app.models import UserSession, db
 from app.mongoexport import UnreadableError, entries
 from app.push_tokens_cli import push_tokens_group
 from app.schemas import MAX_USER_ID, is_storable, iso
 from app.terminal import Meter, say
-
-
-class Commands(AppGroup):
-    """A group of commands that say in one line that the database is away."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit status 1 when the database cannot."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if not is_unavailable(error):
-                raise
-            cause = getattr(error, "orig", error)
-            raise click.ClickException(f"the database cannot do it now: {cause}") from None
-
 
 sessions_group = Commands("sessions", help="Who is signed in.")
 
@@ -83,20 +67,18 @@ def import_sessions(file: str) -> None:
     """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
 
     They are services.resume.loginTokens; gzip is seen by itself. May be run again. Rows that are
-    left out are named on stderr with their line.
+    left out are named on stderr with their line. A session that was ended here since FILE was made
+    comes back.
     """
     days = current_app.config["SETTINGS"].session_days
     done, problem = session_import.Summary(), None
     with ExitStack() as stack:
-        try:
-            source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
-        except OSError as error:
-            raise click.ClickException(f"{file}: {error.strerror}") from None
-        documents = stack.enter_context(closing(entries(source)))
-        meter = stack.enter_context(Meter("imported"))
+        export, size = stack.enter_context(source(file))
+        documents = stack.enter_context(closing(entries(export)))
+        meter = stack.enter_context(Meter("imported", size))
         try:
             for done in session_import.run(documents, days, _report):
-                meter.at(0, done.sessions)
+                meter.at(export.tell() if size else 0, done.sessions)
         except UnreadableError as error:
             problem = f"{file}: {error}"
     say(**asdict(done))
@@ -160,6 +142,8 @@ def revoke_service_keys(name: str, keep_latest: bool) -> None:
     """Revoke the keys of the service NAME; it is let in no more from the next request on."""
     revoked = service_keys.revoke(name, keep_latest=keep_latest)
     db.session.commit()
+    if not revoked:
+        click.echo(f"No live key bears the name {name!r}.", err=True)
     say(name=name, revoked=revoked)
 
 

@@ -14,6 +14,7 @@ class ConfigError(SystemExit):
     """An unusable setting: ends flask, alembic or gunicorn with one line and exit status 1."""
 
     def __init__(self, variable: str, problem: str):
+        self.problem = f"{variable} {problem}"
         super().__init__(f"push-token-registry: {variable} {problem}")
 
 
@@ -51,6 +52,26 @@ def _pooler(text: str) -> str:
     return text.lower()
 
 
+def _auth_backend(text: str) -> str:
+    if text not in ("local", "rocketchat"):
+        raise ValueError(f"must be local or rocketchat, not {text!r}")
+    return text
+
+
+def _http_url(text: str) -> str:
+    """Take a URL that credentials may be sent to; the value, which may hold some, is not shown."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must be a URL without user, query and fragment")
+    return text
+
+
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
         raise ValueError(f"must be a folder that exists, not {text!r}")
@@ -73,10 +94,25 @@ class Settings:
     database_statement_timeout: float = _setting(5.0, _number(0.1, 3600, float))
     request_deadline: float = _setting(10.0, _number(0.1, 300, float))
     session_days: int = _setting(90, _number(1, 36500))
+    auth_backend: str = _setting("local", _auth_backend)
+    rocketchat_url: str | None = _setting(None, _http_url)
+    rocketchat_timeout: float = _setting(3.0, _number(0.1, 60, float))
+    rocketchat_recheck_seconds: int = _setting(600, _number(1, 86400 * 90))
+    rocketchat_grace_seconds: int = _setting(3600, _number(0, 86400 * 90))
     port: int = _setting(8000, _number(1, 65535))
     web_concurrency: int = _setting(2, _number(1, 1000))
     log_level: str = _setting("info", _log_level)
     prometheus_multiproc_dir: str | None = _setting(None, _folder)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that do not go together."""
+        if self.auth_backend == "rocketchat" and not self.rocketchat_url:
+            raise ConfigError("ROCKETCHAT_URL", "is not set, and AUTH_BACKEND=rocketchat needs it")
+
+    @property
+    def recheck(self) -> int | None:
+        """Seconds for which a confirmation by the identity provider is good; None: no matter."""
+        return self.rocketchat_recheck_seconds if self.auth_backend == "rocketchat" else None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -84,15 +120,34 @@ class Settings:
 
         Raises ConfigError naming the first variable that cannot be used.
         """
-        values = {}
+        values, unusable = cls._read(environ)
+        for error in unusable:
+            raise error
+        return cls(**values)
+
+    @classmethod
+    def problems(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """Return what is wrong with each setting that cannot be used."""
+        values, unusable = cls._read(environ)
+        if not unusable:
+            try:
+                cls(**values)
+            except ConfigError as error:
+                unusable.append(error)
+        return [error.problem for error in unusable]
+
+    @classmethod
+    def _read(cls, environ: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigError]]:
+        values: dict[str, Any] = {}
+        unusable: list[ConfigError] = []
         for setting in fields(cls):
             variable = setting.name.upper()
             if text := environ.get(variable, "").strip():
                 try:
                     values[setting.name] = setting.metadata["parse"](text)
                 except ValueError as error:
-                    raise ConfigError(variable, str(error)) from None
-        return cls(**values)
+                    unusable.append(ConfigError(variable, str(error)))
+        return values, unusable
 
 
 def hand_on(setting: str, value: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database import Connection
 from app.models import PushToken
+from app.push_tokens import ENVIRONMENT
 
 CHUNK = 1000  # lines handed over at a time
 
@@ -29,6 +30,7 @@ COLUMNS = (
     func.to_jsonb(PushToken.enabled),
     _moment(PushToken.created_at),
     _moment(PushToken.updated_at),
+    ENVIRONMENT,
 )
 
 
@@ -53,7 +55,8 @@ def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple
 
 
 def _line(row: Sequence[str]) -> bytes:
-    id_, type_, token, session_hash, app_name, user_id, enabled, created_at, updated_at = row
+    id_, type_, token, session_hash, app_name, user_id, enabled, *dates, environment = row
+    created_at, updated_at = dates
     document = {
         "_id": id_,
         "token": {type_: token},
@@ -63,5 +66,6 @@ def _line(row: Sequence[str]) -> bytes:
         "enabled": enabled == "true",
         "createdAt": {"$date": created_at},
         "updatedAt": {"$date": updated_at},
+        "environment": environment,
     }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)

@@ -4,13 +4,14 @@ The rules stand in one table, each with its source. Whatever is not in it keeps 
 a push token that is dead comes back as one, a living one that was removed stays silent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Text, and_, any_, bindparam, collate, delete, func, select
+from sqlalchemy import FromClause, Text, and_, collate, delete, func, join, select
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
+from app.arrays import as_table
 from app.models import PushToken, db
 from app.schemas import canonical
 
@@ -31,6 +32,8 @@ REMOVES = (
 )
 TYPES = {"fcm": "gcm", "apns": "apn"}
 MAX_AHEAD = timedelta(minutes=5)  # of the database's clock
+
+Key = tuple[str, str, str]  # app name, push token, type
 
 
 class AheadError(Exception):
@@ -72,7 +75,7 @@ def moment(verdict: Mapping[str, Any]) -> datetime:
     return sent_at.replace(microsecond=sent_at.microsecond // 1000 * 1000)
 
 
-def _key(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
+def _key(verdict: Mapping[str, Any]) -> Key:
     value = verdict["value"]
     type_ = TYPES[verdict["provider"]]
     return verdict["app_name"], canonical(value) if type_ == "apn" else value, type_
@@ -85,7 +88,7 @@ def apply(verdicts: Sequence[Mapping[str, Any]]) -> Outcome:
     push token one removes it, and those after it meet nothing. Raises AheadError.
     """
     _check_clock(verdicts)
-    dead: dict[tuple[str, str, str], datetime] = {}
+    dead: dict[Key, datetime] = {}
     for verdict in filter(removes, verdicts):
         key = _key(verdict)
         dead[key] = max(moment(verdict), dead.get(key, moment(verdict)))
@@ -113,30 +116,22 @@ def _check_clock(verdicts: Sequence[Mapping[str, Any]]) -> None:
             raise AheadError(place, "timestamp" if "timestamp" in verdict else "sentAt")
 
 
-def _remove(dead: Mapping[tuple[str, str, str], datetime]) -> set[tuple[str, str, str]]:
+def _asked(keys: Collection[Key], **more: tuple[Any, list[Any]]) -> tuple[Any, FromClause]:
+    """Return the table of these keys and what else there is of each; and its join."""
+    names = ("app_name", "token", "type")
+    columns = {name: (Text, [key[n] for key in keys]) for n, name in enumerate(names)}
+    asked = as_table("asked", **columns, **more)
+    same = (getattr(PushToken, name) == collate(asked[name], "C") for name in names)
+    return asked, join(PushToken, asked.token.table, and_(*same))
+
+
+def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     """Remove what was last renewed before its moment; return the keys of what went."""
-    arrays: dict[str, tuple[Any, list[Any]]] = {
-        "app_name": (Text, [key[0] for key in dead]),
-        "token": (Text, [key[1] for key in dead]),
-        "type": (Text, [key[2] for key in dead]),
-        "moment": (TIMESTAMP(timezone=True), list(dead.values())),
-    }
-    asked = (
-        func.unnest(*(bindparam(None, v, type_=ARRAY(type_)) for type_, v in arrays.values()))
-        .table_valued(*arrays)
-        .render_derived(name="dead")
-    ).c
+    moments = list(dead.values())
+    asked, found = _asked(dead, moment=(TIMESTAMP(timezone=True), moments))
     doomed = (
         select(PushToken.id)
-        .join_from(
-            PushToken,
-            asked.token.table,
-            and_(
-                PushToken.app_name == collate(asked.app_name, "C"),
-                PushToken.token == collate(asked.token, "C"),
-                PushToken.type == collate(asked.type, "C"),
-            ),
-        )
+        .select_from(found)
         .where(PushToken.updated_at < asked.moment)
         .order_by(PushToken.app_name, PushToken.token)
         .with_for_update(of=PushToken)
@@ -147,12 +142,8 @@ def _remove(dead: Mapping[tuple[str, str, str], datetime]) -> set[tuple[str, str
     return {(row.app_name, row.token, row.type) for row in db.session.execute(returned)}
 
 
-def _existing(keys: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+def _existing(keys: Collection[Key]) -> set[Key]:
     """Return the keys that have a registration."""
-    tokens = bindparam("tokens", [token for _, token, _ in keys], type_=ARRAY(Text))
-    apps = bindparam("apps", list({app for app, _, _ in keys}), type_=ARRAY(Text))
-    columns = (PushToken.app_name, PushToken.token, PushToken.type)
-    found = select(*columns).where(
-        PushToken.app_name == any_(apps), PushToken.token == any_(tokens)
-    )
-    return {(row.app_name, row.token, row.type) for row in db.session.execute(found)} & keys
+    _, found = _asked(keys)
+    rows = select(PushToken.app_name, PushToken.token, PushToken.type).select_from(found)
+    return {(row.app_name, row.token, row.type) for row in db.session.execute(rows)}

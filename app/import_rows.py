@@ -1,18 +1,18 @@
 """One row of Rocket.Chat's `_raix_push_app_tokens`, of any era, checked by the API's limits."""
 
-import hashlib
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.hashes import hash_secret, parse_hash
 from app.mongoexport import parse_date
 from app.registration_sql import fresh_id
 from app.schemas import (
+    ENVIRONMENTS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
     MAX_PUSH_TOKEN,
     MAX_USER_ID,
+    PRODUCTION,
     canonical,
     is_storable,
 )
@@ -30,6 +30,7 @@ class Row(NamedTuple):
     enabled: bool
     created_at: datetime
     updated_at: datetime
+    environment: str
 
 
 def placeholder_hash(user_id: str) -> bytes:
@@ -37,7 +38,7 @@ def placeholder_hash(user_id: str) -> bytes:
 
     No header can carry what it is the hash of, as that has a NUL.
     """
-    return hashlib.sha256(b"push-token-registry: no session\0" + user_id.encode()).digest()
+    return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
 
 
 def read(document: dict[str, Any]) -> Row:
@@ -48,6 +49,9 @@ def read(document: dict[str, Any]) -> Row:
     enabled = document.get("enabled", True)
     if not isinstance(enabled, bool):
         raise ValueError("enabled: not true or false")
+    environment = document.get("environment", PRODUCTION)  # only our own export has it
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
     return Row(
         fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
         _text(document, "appName", MAX_APP_NAME),
@@ -58,6 +62,7 @@ def read(document: dict[str, Any]) -> Row:
         enabled,
         created_at,
         updated_at,
+        environment,
     )
 
 
@@ -108,9 +113,6 @@ def _session_hash(text: Any, user_id: str) -> bytes:
     if text is None:
         return placeholder_hash(user_id)
     try:
-        session_hash = a2b_base64(text.encode(), strict_mode=True)
-    except (AttributeError, UnicodeError, Base64Error):
-        session_hash = b""
-    if len(session_hash) != 32:
-        raise ValueError("authToken: not the Base64 of a SHA-256")
-    return session_hash
+        return parse_hash(text)
+    except ValueError as error:
+        raise ValueError(f"authToken: {error}") from None

@@ -11,7 +11,7 @@ SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
     line bigint, id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
     type text COLLATE "C", user_id text COLLATE "C", session_hash bytea, enabled boolean,
-    created_at timestamptz(3), updated_at timestamptz(3)
+    created_at timestamptz(3), updated_at timestamptz(3), environment text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT DELETE ROWS;
 """
@@ -24,7 +24,9 @@ SELECT line, owner <> user_id AS is_foreign
 FROM (
     SELECT s.line, s.user_id, coalesce(
         u.user_id, first_value(s.user_id) OVER (PARTITION BY s.session_hash ORDER BY s.line)
-    ) AS owner, coalesce(u.can_sign_in, false) AS is_known
+    ) AS owner, coalesce(
+        u.can_sign_in AND (u.expires_at IS NULL OR u.expires_at > now()), false
+    ) AS is_known
     FROM staged s LEFT JOIN user_sessions u ON u.token_hash = s.session_hash
 ) judged
 WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
@@ -77,16 +79,18 @@ FOR KEY SHARE OF u
 
 MERGE = """
 INSERT INTO push_tokens
-    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at)
+    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at,
+    environment)
 SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
-    w.updated_at
+    w.updated_at, w.environment
 FROM winners w
 JOIN user_sessions u ON u.token_hash = w.session_hash AND u.user_id = w.user_id
 ORDER BY w.app_name, w.token
 ON CONFLICT (app_name, token) DO UPDATE SET
     id = excluded.id, type = excluded.type, user_id = excluded.user_id,
     session_hash = excluded.session_hash, enabled = excluded.enabled,
-    created_at = excluded.created_at, updated_at = excluded.updated_at
+    created_at = excluded.created_at, updated_at = excluded.updated_at,
+    environment = excluded.environment
 WHERE push_tokens.updated_at < excluded.updated_at
 """
 

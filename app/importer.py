@@ -88,6 +88,7 @@ class Importer:
             finally:
                 merging = self._hand_over(writer, merging)
                 self._hand_over(writer, merging)
+                progress(self.summary.read)
 
     def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
         """Have the batch merged while the next one is read; first count what was merged before.
@@ -176,7 +177,7 @@ def _staged(place: int, row: Row) -> str:
     return (
         f"{place}\t{id_}\t{app_name}\t{token}\t{type_}\t{user_id}\t\\\\x{row.session_hash.hex()}\t"
         f"{'t' if row.enabled else 'f'}\t{row.created_at.isoformat()}\t"
-        f"{row.updated_at.isoformat()}\n"
+        f"{row.updated_at.isoformat()}\t{row.environment}\n"
     )
 
 

@@ -44,6 +44,12 @@ REMOVED = Counter(
 )
 OUTCOMES = ("created", "refreshed", "moved")
 CAUSES = ("deleted", "logout", "revoked", "feedback")
+ROCKETCHAT_CHECKS = Histogram(
+    "push_registry_rocketchat_check_duration_seconds",
+    "Checks of credentials by Rocket.Chat, by verdict (confirmed, denied, unsure).",
+    ["verdict"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 GROUPS = Histogram(
     "push_registry_group_size",
     "Registrations written by one statement.",

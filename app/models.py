@@ -10,12 +10,14 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Index,
+    Interval,
     LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
     and_,
     func,
+    literal_column,
     or_,
     true,
 )
@@ -75,11 +77,24 @@ class UserSession(db.Model):  # type: ignore[name-defined,misc]
 
 
 def is_live() -> ColumnElement[bool]:
-    """Give the condition under which a session lets its user in."""
+    """Give the condition under which a session is not over, and what it registered reachable."""
     return and_(
         UserSession.can_sign_in,
         or_(UserSession.expires_at.is_(None), UserSession.expires_at > func.now()),
     )
+
+
+def lets_in(within: int | None = None) -> ColumnElement[bool]:
+    """Give the condition under which a session lets its user in.
+
+    It is live, and where an identity provider confirmed it, that was within so many seconds; None
+    leaves that aside. What was issued or announced here needs nobody to confirm it.
+    """
+    if within is None:
+        return is_live()
+    since = func.now() - literal_column(f"INTERVAL '{within:d} seconds'", Interval)
+    fresh = or_(UserSession.verified_at.is_(None), UserSession.verified_at > since)
+    return and_(is_live(), fresh)
 
 
 class PushToken(db.Model):  # type: ignore[name-defined,misc]
@@ -89,6 +104,7 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     __table_args__ = (
         UniqueConstraint("app_name", "token"),
         CheckConstraint("type IN ('apn', 'gcm')", name="type"),
+        CheckConstraint("environment IN ('production', 'sandbox')", name="environment"),
         Index(None, "user_id"),
         Index(None, "session_hash"),
         # No index on updated_at: a refresh changes nothing else, and as long as no index
@@ -117,6 +133,10 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
     updated_at: Mapped[Timestamp] = mapped_column(
         server_default=func.now(), comment="When the device was last registered."
+    )
+    environment: Mapped[Opaque] = mapped_column(
+        server_default="production",
+        comment="The push service's environment that knows the token: production or sandbox.",
     )
 
 

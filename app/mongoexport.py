@@ -14,13 +14,15 @@ import orjson
 
 MAX_DOCUMENT = 16 * 1024 * 1024  # bytes; MongoDB has none larger
 CHUNK = 1024 * 1024  # bytes read at a time from an array
+MAX_AHEAD = timedelta(days=3653)  # of our clock
+LONGEST_LITERAL = 16  # characters: where what is cut may look wrong, before its end
 
 if TYPE_CHECKING:
     Reader: TypeAlias = io.BufferedReader[io.RawIOBase] | gzip.GzipFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPACE = re.compile(r"[\s,]*")
-_NEXT_LINE = re.compile(r"\n\s*,?\s*(?=\{)")
+_decoder = json.JSONDecoder()
 
 
 class UnreadableError(Exception):
@@ -94,8 +96,7 @@ def _entry(line: int, document: Any, text: bytes) -> Entry:
 def _array(file: "Reader") -> Iterator[Entry]:
     """Read an array, whether a document has a line of its own, many lines, or shares one."""
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    scan = json.JSONDecoder().raw_decode
-    text, line = "", 1
+    text, line, indent = "", 1, ""
     place = -1  # before the bracket
     while True:
         chunk = file.read1(CHUNK)
@@ -104,21 +105,21 @@ def _array(file: "Reader") -> Iterator[Entry]:
             place = text.index("[") + 1
             line += text.count("\n", 0, place)
         while True:
-            begin = _SPACE.match(text, place).end()  # type: ignore[union-attr]
-            line += text.count("\n", place, begin)
-            place = begin
+            gap = _SPACE.match(text, place).group()  # type: ignore[union-attr]
+            if chunk and place + len(gap) == len(text):
+                break
+            place += len(gap)
+            line += gap.count("\n")
+            if "\n" in gap:
+                indent = gap.rpartition("\n")[2]
             if text[place : place + 1] == "]":
+                _expect_end(file, text[place + 1 :], line)
                 return
-            try:
-                document, end = scan(text, place)
-            except (ValueError, RecursionError) as error:
-                after = _NEXT_LINE.search(text, place + 1)
-                if after is None or isinstance(error, RecursionError):
-                    break
-                end, document, problem = after.start(), None, f"not JSON: {error}"
-                yield Entry(line, None, _bytes(text[place:end]), problem)
-            else:
-                yield _entry(line, document, _bytes(text[place:end]))
+            end, document, problem = _scan(text, place, indent, not chunk)
+            if end < 0:
+                break
+            raw = _bytes(text[place:end])
+            yield Entry(line, None, raw, problem) if problem else _entry(line, document, raw)
             line += text.count("\n", place, end)
             place = end
         text, place = text[place:], 0
@@ -126,6 +127,39 @@ def _array(file: "Reader") -> Iterator[Entry]:
             raise UnreadableError(f"the array ends in the middle, in line {line}")
         if len(text) > MAX_DOCUMENT:
             raise UnreadableError(f"line {line}: not JSON, or longer than any document")
+
+
+def _scan(text: str, place: int, indent: str, is_all: bool) -> tuple[int, Any, str]:
+    """Return the document at `place`: its end, -1 when more is needed; itself; what is wrong.
+
+    A wrong one ends where the next line begins a document. Lines that are indented otherwise are
+    inside of one.
+    """
+    try:
+        document, end = _decoder.raw_decode(text, place)
+    except (ValueError, RecursionError) as error:
+        if not is_all and _is_cut(error, len(text)):
+            return -1, None, ""
+        line = text.find(f"\n{indent}{{", place + 1)
+        end = line + 1 + len(indent) if line > 0 else -1
+        return end, None, f"not JSON: {getattr(error, 'msg', error)}"
+    return end, document, ""
+
+
+def _is_cut(error: Exception, length: int) -> bool:
+    """Tell whether a document that cannot be read may be right, with its rest still to come."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos > length - LONGEST_LITERAL
+    )
+
+
+def _expect_end(file: "Reader", rest: str, line: int) -> None:
+    """Read on after the array: a second one would be lost, and gzip has its checksum there."""
+    more = _bytes(rest)
+    while not more.strip():
+        if not (more := file.read1(CHUNK)):
+            return
+    raise UnreadableError(f"line {line}: something follows the end of the array")
 
 
 def _bytes(text: str) -> bytes:
@@ -136,7 +170,8 @@ def parse_date(value: Any) -> datetime:
     """Return the moment of a date in any of the four forms (domain.md 1.9); else ValueError.
 
     `{"$date": …}` of an ISO text, whose offset may lack its colon, of `{"$numberLong": "ms"}`, or
-    of a number of milliseconds; the outer object may be missing.
+    of a number of milliseconds; the outer object may be missing. A clock may be wrong by years:
+    only what no clock says is refused.
     """
     if isinstance(value, dict):
         value = value.get("$date")
@@ -148,9 +183,13 @@ def parse_date(value: Any) -> datetime:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
                 raise ValueError("no offset")
-            return moment.astimezone(UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return _EPOCH + timedelta(milliseconds=value)
+            moment = moment.astimezone(UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = _EPOCH + timedelta(milliseconds=value)
+        else:
+            raise ValueError("not a date")
     except OverflowError as error:
         raise ValueError("out of range") from error
-    raise ValueError("not a date")
+    if moment > datetime.now(UTC) + MAX_AHEAD:
+        raise ValueError("far in the future")
+    return moment

@@ -23,10 +23,10 @@ USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
 
 
 class Step(NamedTuple):
-    """What one slice did; in a dry run `removed` is what would have gone."""
+    """What one slice did; in a dry run `changed` is what would have gone."""
 
     examined: int
-    removed: int
+    changed: int
 
 
 def days_ago(days: int) -> datetime:
@@ -43,7 +43,7 @@ def estimated_rows() -> float:
 def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
     """Remove the registrations that nobody has renewed since that moment."""
     doomed = PushToken.updated_at < since
-    for examined, ids in _slices(PushToken.id, doomed):
+    for examined, ids in slices(PushToken.id, doomed):
         yield Step(examined, len(ids) if dry_run else _remove(ids, doomed))
 
 
@@ -74,7 +74,7 @@ def hollow_sessions() -> Iterator[Step]:
         not_(UserSession.can_sign_in),
         not_(exists().where(PushToken.session_hash == UserSession.token_hash)),
     )
-    for examined, found in _slices(UserSession.token_hash, hollow):
+    for examined, found in slices(UserSession.token_hash, hollow):
         removed = 0
         if found:
             ours = select(UserSession.token_hash).where(UserSession.token_hash.in_(found))
@@ -89,7 +89,7 @@ def hollow_sessions() -> Iterator[Step]:
 def expired_sessions() -> Iterator[tuple[int, int, int]]:
     """End the sessions that are over; yield rows looked at, sessions ended, registrations gone."""
     expired = UserSession.expires_at <= func.now()
-    for examined, found in _slices(UserSession.token_hash, expired):
+    for examined, found in slices(UserSession.token_hash, expired):
         ended = (0, 0)
         if found:
             # The condition again: a session may have been announced anew meanwhile.
@@ -97,7 +97,7 @@ def expired_sessions() -> Iterator[tuple[int, int, int]]:
         yield examined, *ended
 
 
-def _slices(
+def slices(
     key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
 ) -> Iterator[tuple[int, list[Any]]]:
     """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""

@@ -1,6 +1,6 @@
 """Verbs on push tokens. They never commit; registering, which does, is in registrar.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import (
@@ -12,13 +12,17 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    func,
     select,
 )
 
 from app.models import PushToken, UserSession, db, is_live
-from app.schemas import canonical
+from app.schemas import PRODUCTION, canonical
 
 EXAMINED = 1000  # rows that one page of the list looks at
+
+# Rows from before revision 0004 have none until they are backfilled.
+ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
 
 VIEW = [
     PushToken.id,
@@ -29,6 +33,7 @@ VIEW = [
     PushToken.enabled,
     PushToken.created_at,
     PushToken.updated_at,
+    ENVIRONMENT,
 ]
 
 
@@ -39,27 +44,29 @@ def of_user(user_id: str) -> Sequence[RowMapping]:
     return db.session.execute(newest_first).mappings().all()
 
 
-def _filters(app_name: str | None, type: str | None) -> list[ColumnElement[bool]]:
-    conditions = []
-    if app_name is not None:
-        conditions.append(PushToken.app_name == app_name)
-    if type is not None:
-        conditions.append(PushToken.type == type)
-    return conditions
+# By what a sender may narrow what it asks for.
+NARROWING = {
+    "app_name": PushToken.app_name,
+    "type": PushToken.type,
+    "environment": ENVIRONMENT.element,
+}
 
 
-def look_up(
-    user_ids: Sequence[str],
-    app_name: str | None = None,
-    type: str | None = None,
-) -> Sequence[RowMapping]:
-    """Return the enabled registrations of users in live sessions, by user and id."""
-    wanted = bindparam("user_ids", list(user_ids), type_=ARRAY(Text))
+def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    return [NARROWING[name] == value for name, value in wanted.items()]
+
+
+def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping]:
+    """Return the enabled registrations of users in live sessions, by user and id.
+
+    `wanted` narrows them, by the names in NARROWING.
+    """
+    users = bindparam("user_ids", list(user_ids), type_=ARRAY(Text))
     theirs = (
         select(*VIEW)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(PushToken.user_id == any_(wanted), PushToken.enabled, is_live())
-        .where(*_filters(app_name, type))
+        .where(PushToken.user_id == any_(users), PushToken.enabled, is_live())
+        .where(*_filters(wanted))
     )
     ordered = theirs.order_by(PushToken.user_id, PushToken.id)
     return db.session.execute(ordered).mappings().all()
@@ -70,8 +77,7 @@ def page(
     count: int,
     cursor: str | None,
     updated_since: datetime | None = None,
-    app_name: str | None = None,
-    type: str | None = None,
+    **wanted: str,
 ) -> tuple[Sequence[RowMapping], str | None]:
     """Return up to `count` registrations after the row `cursor`, and the row to go on after.
 
@@ -85,7 +91,7 @@ def page(
     matching = (
         select(*VIEW)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(within, is_live(), *_filters(app_name, type))
+        .where(within, is_live(), *_filters(wanted))
         .order_by(PushToken.id)
         .limit(count)
     )

@@ -1,6 +1,7 @@
 """The commands on push tokens, for moving them in bulk and keeping the table clean."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -8,15 +9,13 @@ from typing import BinaryIO
 
 import click
 import orjson
-import psycopg
 from flask import current_app
-from flask.cli import AppGroup
 from rich.console import Console
 from sqlalchemy import create_engine
-from sqlalchemy.exc import DBAPIError
 
-from app import exporter, purge, stats
-from app.database import Connection, connector, is_unavailable
+from app import backfill, exporter, purge, stats
+from app.commands import Commands, source
+from app.database import Connection, connector
 from app.importer import Importer
 from app.models import db
 from app.mongoexport import Entry, UnreadableError, entries
@@ -25,28 +24,15 @@ from app.terminal import Meter, say
 
 MAX_REJECT = 10_000  # bytes of a rejected row that are kept
 
-push_tokens_group = AppGroup("push-tokens", help="Registrations in bulk.")
+push_tokens_group = Commands("push-tokens", help="Registrations in bulk.")
 
 
 @contextmanager
 def _database() -> Iterator[Connection]:
     """Give a connection of the command's own, on which statements may take long."""
     connect = connector(current_app.config["SETTINGS"], batch=True)
-    with _one_line_when_away(), closing(connect(autocommit=True)) as connection:
+    with closing(connect(autocommit=True)) as connection:
         yield connection
-
-
-@contextmanager
-def _one_line_when_away() -> Iterator[None]:
-    """End with exit status 1 and one line, instead of a stack trace, when the database is away."""
-    try:
-        yield
-    except (psycopg.Error, DBAPIError) as error:
-        if not is_unavailable(error):
-            raise
-        cause = getattr(error, "orig", None) or error
-        text = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise click.ClickException(f"the database is not available: {text}") from None
 
 
 class Rejects:
@@ -57,8 +43,10 @@ class Rejects:
         self._shown = 0
         if path:
             # They have push tokens in them, which are as good as passwords.
-            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.fchmod(number, 0o600)
+            number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            if stat.S_ISREG(os.fstat(number).st_mode):  # not /dev/null, nor a pipe
+                os.fchmod(number, 0o600)
+                os.ftruncate(number, 0)
             self._file = os.fdopen(number, "wb")
 
     def add(self, entry: Entry, reason: str) -> None:
@@ -80,6 +68,14 @@ class Rejects:
             self._file.close()
 
 
+def _is_same(path: str, file: BinaryIO) -> bool:
+    """Tell whether the path names the open file; one in memory has no name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
 @push_tokens_group.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option(
@@ -99,19 +95,17 @@ def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool
     itself. May be run again, and beside the running service.
     """
     with ExitStack() as stack:
-        try:
-            source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
-            sink = stack.enter_context(closing(Rejects(rejects)))
-        except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
-        documents = stack.enter_context(closing(entries(source)))
+        export, size = stack.enter_context(source(file))
+        if rejects and _is_same(rejects, export):
+            raise click.BadParameter("is FILE itself", param_hint="--rejects")
+        sink = stack.enter_context(closing(Rejects(rejects)))
+        documents = stack.enter_context(closing(entries(export)))
         connection = stack.enter_context(_database())
-        size = os.path.getsize(file) if os.path.isfile(file) else 0
         meter = stack.enter_context(Meter("imported", size))
         importer = Importer(connection, sink.add, known_only=known_sessions_only)
         problem = ""
         try:
-            importer.run(documents, lambda rows: meter.at(source.tell() if size else 0, rows))
+            importer.run(documents, lambda rows: meter.at(export.tell() if size else 0, rows))
         except UnreadableError as error:
             problem = str(error)
         except BaseException:
@@ -139,9 +133,8 @@ def export_push_tokens(app_name: str | None) -> None:
     output = sys.stdout.buffer
     total = 0.0
     if app_name is None:
-        with _one_line_when_away():
-            total = purge.estimated_rows()
-            db.session.rollback()
+        total = purge.estimated_rows()
+        db.session.rollback()
     rows = 0
     try:
         with _database() as connection, Meter("exported", total) as meter:
@@ -178,28 +171,38 @@ def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> No
     Works in short transactions beside the running service, and may be stopped and run again.
     Sessions that an import made go with their last registration.
     """
-    with _one_line_when_away():
-        since = purge.days_ago(unseen_days)
-        size = purge.estimated_rows()
-        db.session.commit()
-        removed = _run("unseen", purge.unseen(since, dry_run=dry_run), size)
-        crowd = _run("beyond the limit", purge.beyond(keep_per_user, since, dry_run=dry_run))
-        if not dry_run:
-            _run("empty sessions", purge.hollow_sessions())
+    since = purge.days_ago(unseen_days)
+    size = purge.estimated_rows()
+    db.session.commit()
+    removed = _run("unseen", purge.unseen(since, dry_run=dry_run), size)
+    crowd = _run("beyond the limit", purge.beyond(keep_per_user, since, dry_run=dry_run))
+    if not dry_run:
+        _run("empty sessions", purge.hollow_sessions())
     say(unseen=removed, beyondLimit=crowd, dryRun=dry_run)
 
 
 def _run(what: str, steps: Iterator[purge.Step], size: float = 0) -> int:
-    """Run a purge's steps, a transaction each; return how many rows went."""
-    examined = removed = 0
+    """Run steps, a transaction each; return how many rows they changed."""
+    examined = changed = 0
     with Meter(what, max(size, 0)) as meter:
         for step in steps:
             db.session.commit()
             examined += step.examined
-            removed += step.removed
+            changed += step.changed
             meter.at(examined, examined)
     db.session.commit()
-    return removed
+    return changed
+
+
+@push_tokens_group.command("backfill")
+def backfill_push_tokens() -> None:
+    """Fill what a revision added, in rows that were there before; the next revision demands it.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    """
+    size = purge.estimated_rows()
+    db.session.commit()
+    say(environment=_run("environment", backfill.environment(), size))
 
 
 @push_tokens_group.command("stats")
@@ -208,12 +211,11 @@ def show_stats(as_json: bool) -> None:
     """Show how many registrations there are, by app and type, and when they were last seen."""
     connect = connector(current_app.config["SETTINGS"], batch=True)
     engine = create_engine("postgresql+psycopg://", creator=connect, hide_parameters=True)
-    with _one_line_when_away():
-        try:
-            with engine.connect() as connection:
-                rows = stats.count(connection)
-        finally:
-            engine.dispose()
+    try:
+        with engine.connect() as connection:
+            rows = stats.count(connection)
+    finally:
+        engine.dispose()
     if as_json:
         say(registrations=sum(row["registrations"] for row in rows), apps=rows)
         return

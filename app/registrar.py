@@ -11,29 +11,21 @@ Within a statement rows are locked in one order, sessions by token_hash and then
 still goes wrong for one member's sake, such as a row that somebody holds, is tried one by one.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import psycopg
 from flask import Flask
 
 from app import metrics
-from app.database import (
-    RACES,
-    Connection,
-    is_broken,
-    is_end,
-    is_unavailable,
-    may_be_one_rows_fault,
-)
+from app.database import RACES, Connection, is_unavailable, may_be_one_rows_fault
 from app.errors import UnavailableError, describe
-from app.registration_sql import PLAN, fresh_id, register
+from app.registration_sql import LOCAL, confirmed_within
+from app.registration_writer import Writer
+from app.schemas import PRODUCTION
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
-WRITERS = 2  # groups written at one moment in a process
 MAX_WAITING = 2000  # more would only wait to be too late
 
 
@@ -45,33 +37,37 @@ class Registration(NamedTuple):
     app_name: str
     token: str
     type: str
+    environment: str = PRODUCTION
 
 
 class _Waiter:
     """A registration in the queue, and what became of it."""
 
-    __slots__ = ("deadline", "error", "group", "ready", "registration", "row", "writer")
+    __slots__ = ("deadline", "error", "group", "ready", "registration", "row")
 
     def __init__(self, registration: Registration, deadline: float):
         self.registration = registration
         self.deadline = deadline
         self.ready = threading.Event()
-        self.writer: _Writer | None = None  # whoever has one leads
-        self.group: Sequence[_Waiter] = ()
+        self.group: Sequence[_Waiter] = ()  # whoever has one leads
         self.row: Mapping[Any, Any] | None = None
         self.error: Exception | None = UnavailableError("not written")
 
 
 class Registrar:
-    """Writes the registrations of one process, over connections of its own in autocommit."""
+    """Writes the registrations of one process, over a connection of its own in autocommit."""
 
     def __init__(
-        self, connect: Callable[..., Connection], deadline: float, writers: int = WRITERS
+        self, connect: Callable[..., Connection], deadline: float, within: int | None = None
     ):
+        """Take how to connect, the seconds for a request, and those of `models.lets_in`."""
         self.patience = deadline
+        self.within = within
+        statements = LOCAL if within is None else confirmed_within(within)
         self._mutex = threading.Lock()
         self._waiting: list[_Waiter] = []
-        self._idle = [_Writer(connect) for _ in range(writers)]
+        self._writing = False
+        self._writer = Writer(connect, statements)
 
     def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
@@ -85,25 +81,23 @@ class Registrar:
                 raise UnavailableError("too many registrations wait")
             self._waiting.append(waiter)
             self._appoint()
-        if not waiter.writer:
+        if not waiter.group:
             self._wait(waiter)
-        if waiter.writer:
-            self._lead(waiter, waiter.writer)
+        if waiter.group:
+            self._lead(waiter)
         if waiter.error:
             raise waiter.error
         return waiter.row
 
     def close(self) -> None:
-        """Close the connections; the next registration opens another."""
-        for writer in self._idle:
-            writer.close()
+        """Close the connection; the next registration opens another."""
+        self._writer.close()
 
-    def _appoint(self) -> _Waiter | None:
-        """Have the first who waits write for all who wait, if it can be now."""
-        if not self._idle or not self._waiting:
+    def _appoint(self) -> "_Waiter | None":
+        """Have the first who waits write for all who wait, if nobody writes."""
+        if self._writing or not self._waiting:
             return None
-        leader = self._waiting[0]
-        leader.writer = self._idle.pop()
+        leader, self._writing = self._waiting[0], True
         leader.group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
         return leader
 
@@ -117,59 +111,45 @@ class Registrar:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
                 self._waiting[:0] = [other for other in waiter.group if other is not waiter]
-            if waiter.writer:
-                self._hand_over(waiter.writer)
+            if waiter.group:
+                self._hand_over()
             raise
         with self._mutex:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    def _lead(self, leader: _Waiter, writer: "_Writer") -> None:
+    def _lead(self, leader: _Waiter) -> None:
         """Write for the group, then hand over to the first who came meanwhile."""
         group, leader.group = leader.group, ()  # no cycle is left to the garbage collector
         metrics.GROUPS.observe(len(group))
         metrics.WAITING.set(len(self._waiting))
         try:
-            writer.write(group)
+            self._write(group)
         finally:
-            self._hand_over(writer)
+            self._hand_over()
             for waiter in group:
                 waiter.ready.set()
 
-    def _hand_over(self, writer: "_Writer") -> None:
+    def _hand_over(self) -> None:
         """Let the first who waits write next; nobody, if nobody does."""
         with self._mutex:
-            self._idle.append(writer)
+            self._writing = False
             successor = self._appoint()
         if successor:
             successor.ready.set()
 
-
-class _Writer:
-    """A connection, and how a group is written over it."""
-
-    def __init__(self, connect: Callable[..., Connection]):
-        self._connect = connect
-        self._connection: Connection | None = None
-
-    def close(self) -> None:
-        """Close the connection; the next group opens another."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
-
-    def write(self, group: Sequence[_Waiter]) -> None:
+    def _write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
         for together in _rounds(group):
             self._write_together(together)
-            if not self._connection:  # nor is there one for whoever is left
+            if not self._writer.is_connected:  # nor is there a connection for whoever is left
                 return
 
     def _write_together(self, group: Sequence[_Waiter]) -> None:
         try:
-            rows = self._execute(group)
+            rows = self._writer.write([one.registration for one in group], group[0].deadline)
         except Exception as error:
-            if len(group) == 1 or not (self._connection and may_be_one_rows_fault(error)):
+            if len(group) == 1 or not (self._writer.is_connected and may_be_one_rows_fault(error)):
                 for waiter in group:
                     waiter.error = _own(error)
             else:
@@ -187,49 +167,8 @@ class _Writer:
     def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
         """Write a group that failed as one, as long as there is a connection and time."""
         for waiter in group:
-            if self._connection and time.monotonic() < waiter.deadline:
+            if self._writer.is_connected and time.monotonic() < waiter.deadline:
                 self._write_together([waiter])
-
-    def _execute(self, group: Sequence[_Waiter]) -> dict[Any, Sequence[Any]]:
-        """Write a group; return the rows by key, without those who are not signed in.
-
-        A connection found dead is replaced once, as registering twice is registering. Deadlocks
-        and unique violations are tried again. Both end at the deadline of the first.
-        """
-        asked = [waiter.registration for waiter in group]
-        spare = 1
-        while True:
-            statement, parameters = register([(*one, fresh_id()) for one in asked])
-            try:
-                rows = self._connected().fetch(statement, parameters)
-            except psycopg.Error as error:
-                metrics.count_database_error(error)
-                too_late = time.monotonic() >= group[0].deadline
-                if isinstance(error, RACES) and not too_late:
-                    time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
-                    continue
-                # A server that ends the connection says so before libpq sees it closed.
-                lost = self._connection and (is_broken(self._connection) or is_end(error))
-                if lost:
-                    self.close()
-                if not lost or not spare or too_late:
-                    raise
-                spare -= 1
-            except BaseException:
-                # Killed in the middle of it: nobody knows what the connection is about to say.
-                self.close()
-                raise
-            else:
-                return {row[:2]: row for row in rows}
-
-    def _connected(self) -> Connection:
-        """Return the connection, opened where there is none."""
-        if self._connection is None:
-            self._connection = self._connect(autocommit=True, prepare_threshold=0)
-            # Behind a pooler nothing is prepared: a plan is made for each statement, and fits it.
-            for setting in () if self._connection.limits else PLAN:
-                self._connection.execute(setting, prepare=False)
-        return self._connection
 
 
 def _own(error: Exception) -> Exception:
@@ -278,5 +217,9 @@ def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] |
 
 def init_app(app: Flask, connect: Callable[..., Connection]) -> None:
     """Give the app its registrar, `app.extensions["registrar"]`."""
-    deadline = app.config["SETTINGS"].request_deadline
-    app.extensions["registrar"] = Registrar(connect, deadline)
+    settings = app.config["SETTINGS"]
+    deadline, within = settings.request_deadline, settings.recheck
+    app.extensions["registrar"] = Registrar(connect, deadline, within)
+    if within is not None:
+        within += settings.rocketchat_grace_seconds
+        app.extensions["grace_registrar"] = Registrar(connect, deadline, within)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 from sqlalchemy.orm import aliased
 
-from app.models import PushToken, UserSession, is_live
+from app.models import PushToken, UserSession, lets_in
 
 # The statement's parameters.
 COLUMNS = {
@@ -33,6 +33,7 @@ COLUMNS = {
     "app_name": Text,
     "token": Text,
     "type": Text,
+    "environment": Text,
     "id": Text,
 }
 
@@ -60,7 +61,7 @@ def _user_before() -> ScalarSelect[str]:
     return select(before.user_id).where(before.id == written).scalar_subquery()
 
 
-def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
+def _upsert(asked: Any, is_named: ColumnElement[bool], within: int | None) -> str:
     """Build the statement that writes what was asked with live sessions, which `is_named` finds.
 
     By the hash alone: so the only way to the sessions is their primary key, whatever was in the
@@ -68,7 +69,7 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
     """
     signed_in = (
         select(UserSession.token_hash, UserSession.user_id)
-        .where(is_named, is_live())
+        .where(is_named, lets_in(within))
         .order_by(UserSession.token_hash)
         # A logout waits for us, or we find its session gone: never an orphan, never an error.
         .with_for_update(read=True, key_share=True)
@@ -79,6 +80,7 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
         PushToken.app_name: asked.app_name,
         PushToken.token: asked.token,
         PushToken.type: asked.type,
+        PushToken.environment: asked.environment,
         PushToken.user_id: signed_in.user_id,
         PushToken.session_hash: signed_in.token_hash,
         PushToken.created_at: func.now(),
@@ -90,7 +92,7 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
         .order_by(collate(asked.app_name, "C"), collate(asked.token, "C"))
     )
     row = upsert(PushToken).from_select(list(values), rows)
-    changed = ("type", "user_id", "session_hash", "updated_at")
+    changed = ("type", "environment", "user_id", "session_hash", "updated_at")
     statement = row.on_conflict_do_update(
         index_elements=[PushToken.app_name, PushToken.token],
         set_={name: row.excluded[name] for name in changed},
@@ -106,37 +108,46 @@ def _upsert(asked: Any, is_named: ColumnElement[bool]) -> str:
     return str(statement.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 
 
-def _register_one() -> str:
+def _register_one(within: int | None) -> str:
     """Build the statement for a lone registration, each parameter a value."""
     values: dict[str, BindParameter[Any]] = {
         name: bindparam(name, type_=kind) for name, kind in COLUMNS.items()
     }
     asked = SimpleNamespace(**values)
-    return _upsert(asked, UserSession.token_hash == asked.token_hash)
+    return _upsert(asked, UserSession.token_hash == asked.token_hash, within)
 
 
-def _register_many() -> str:
+def _register_many(within: int | None) -> str:
     """Build the statement for a group, each parameter an array; no push token comes twice."""
     arrays: list[BindParameter[Any]] = [
         bindparam(name, type_=ARRAY(kind)) for name, kind in COLUMNS.items()
     ]
     asked = func.unnest(*arrays).table_valued(*COLUMNS).render_derived(name="asked").c
-    return _upsert(asked, UserSession.token_hash == any_(arrays[0]))
+    return _upsert(asked, UserSession.token_hash == any_(arrays[0]), within)
 
 
 # Both return (app_name, token, id, enabled, created_at, updated_at, user before) of what has a
 # live session.
 # A lone registration would wait a fifth longer for the statement that is made for many.
-REGISTER_ONE = _register_one()
-REGISTER_MANY = _register_many()
+REGISTER_ONE = _register_one(None)
+REGISTER_MANY = _register_many(None)
+LOCAL = (REGISTER_ONE, REGISTER_MANY)
 
 
-def register(rows: Sequence[tuple[Any, ...]]) -> tuple[str, dict[str, Any]]:
+def confirmed_within(seconds: int) -> tuple[str, str]:
+    """Build both for sessions that the identity provider confirmed within so many seconds."""
+    return _register_one(seconds), _register_many(seconds)
+
+
+def register(
+    rows: Sequence[tuple[Any, ...]], statements: tuple[str, str] = LOCAL
+) -> tuple[str, dict[str, Any]]:
     """Give the statement and its parameters for registrations, in the order of COLUMNS."""
+    one, many = statements
     if len(rows) == 1:
-        return REGISTER_ONE, dict(zip(COLUMNS, rows[0], strict=True))
+        return one, dict(zip(COLUMNS, rows[0], strict=True))
     columns = map(list, zip(*rows, strict=True))
-    return REGISTER_MANY, dict(zip(COLUMNS, columns, strict=True))
+    return many, dict(zip(COLUMNS, columns, strict=True))
 
 
 # The statements have one good plan, through the indexes, for one row and for a hundred. Left to

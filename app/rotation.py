@@ -17,7 +17,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.models import PushToken, UserSession, db, is_live
+from app.models import PushToken, UserSession, db, lets_in
 from app.push_tokens import VIEW
 from app.registrar import Registration
 from app.registration_sql import fresh_id
@@ -31,8 +31,12 @@ def _lock(*names: tuple[str, ...]) -> None:
     db.session.execute(select(func.pg_advisory_xact_lock(key)))
 
 
-def register_device(asked: Registration, device_id: str) -> RowMapping | None:
+def register_device(
+    asked: Registration, device_id: str, within: int | None = None
+) -> RowMapping | None:
     """Register a push token of a device with an id; return its row, None without a live session.
+
+    `within` is that of `models.lets_in`.
 
     The rules are design 2.3: the push token's row wins over an unknown id; the caller's own id
     takes the new push token and drops the row that held it; an id that is another user's or
@@ -40,7 +44,9 @@ def register_device(asked: Registration, device_id: str) -> RowMapping | None:
     insert with a unique violation: run this by `database.committed`, which goes again.
     """
     session = select(UserSession.token_hash).where(
-        UserSession.token_hash == asked.token_hash, UserSession.user_id == asked.user_id, is_live()
+        UserSession.token_hash == asked.token_hash,
+        UserSession.user_id == asked.user_id,
+        lets_in(within),
     )
     if db.session.scalar(session.with_for_update(read=True, key_share=True)) is None:
         return None
@@ -56,6 +62,7 @@ def register_device(asked: Registration, device_id: str) -> RowMapping | None:
     own = named and (named["user_id"], named["app_name"]) == (asked.user_id, asked.app_name)
     values = {
         "type": asked.type,
+        "environment": asked.environment,
         "user_id": asked.user_id,
         "session_hash": asked.token_hash,
         "updated_at": func.statement_timestamp(),

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, post_load
 
 MAX_PUSH_TOKEN = 2048  # bytes of UTF-8; with MAX_APP_NAME it fits one unique index entry
 MAX_APP_NAME = 255
 MAX_USER_ID = 255
 MAX_DEVICE_ID = 64
+
+PRODUCTION, SANDBOX = "production", "sandbox"  # APNs has two gateways, and tokens for each
+ENVIRONMENTS = (PRODUCTION, SANDBOX)
 
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 
@@ -65,6 +68,11 @@ class DeviceType(BodyParam):
         return str(value)
 
 
+def is_absent(value: Any) -> bool:
+    """Tell whether JavaScript calls it falsy: in an optional field that is as good as nothing."""
+    return value is None or (isinstance(value, str | bool | int | float) and not value)
+
+
 class DeviceId(fields.Field[str | None]):
     """The optional `id`: whatever JavaScript calls falsy counts as absent, as in Rocket.Chat."""
 
@@ -72,12 +80,29 @@ class DeviceId(fields.Field[str | None]):
         super().__init__(load_default=None, allow_none=True)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str | None:
-        if isinstance(value, str | bool | int | float) and not value:
+        if is_absent(value):
             return None
         if not isinstance(value, str) or not is_storable(value, MAX_DEVICE_ID):
             problem = ('The required "id" body param is invalid.', "error-id-param-not-valid")
             raise ValidationError([problem])
         return value
+
+
+class Environment(fields.Field[str]):
+    """The optional `environment`; ours, so Rocket.Chat's apps, which never send it, have none."""
+
+    def __init__(self) -> None:
+        super().__init__(load_default=PRODUCTION)
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        """Return the environment; what is as good as absent is production."""
+        return super().deserialize(missing if is_absent(value) else value, *args, **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if value not in ENVIRONMENTS:
+            problem = 'The "environment" body param is invalid.'
+            raise ValidationError([(problem, "error-environment-param-not-valid")])
+        return str(value)
 
 
 class RegisterPushToken(Schema):
@@ -94,6 +119,7 @@ class RegisterPushToken(Schema):
     app_name = BodyParam(
         MAX_APP_NAME, data_key="appName", error_type="error-appName-param-not-valid"
     )
+    environment = Environment()
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,12 +160,20 @@ class PushTokenView(Schema):
     id = fields.String(data_key="_id")
 
 
+class PushTokenViewWithEnvironment(PushTokenView):
+    """The same for a sender that asks `withEnvironment`."""
+
+    environment = fields.String()
+
+
 register_push_token = RegisterPushToken()
 remove_push_token = RemovePushToken()
 _push_token_view = PushTokenView()
+_push_token_view_with_environment = PushTokenViewWithEnvironment()
 
 
-def dump_push_token(row: Mapping[Any, Any]) -> dict[str, Any]:
+def dump_push_token(row: Mapping[Any, Any], *, with_environment: bool = False) -> dict[str, Any]:
     """Shape one registration, a mapping with the columns' names, for an answer."""
-    shaped: dict[str, Any] = _push_token_view.dump(row)
+    view = _push_token_view_with_environment if with_environment else _push_token_view
+    shaped: dict[str, Any] = view.dump(row)
     return shaped

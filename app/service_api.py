@@ -34,17 +34,19 @@ def guard() -> None:
 def look_up_push_tokens() -> Answer:
     """Say under which push tokens up to 1,000 users are reachable."""
     asked = service_schemas.lookup.load(json_object(request))
+    shape = {"with_environment": asked.pop("with_environment")}
     rows = retrying(lambda: push_tokens.look_up(**asked))
-    return {"tokens": [schemas.dump_push_token(row) for row in rows], "success": True}
+    return {"tokens": [schemas.dump_push_token(row, **shape) for row in rows], "success": True}
 
 
 @bp.post("/push.tokens.list")
 def list_push_tokens() -> Answer:
     """Give a page of all registrations, and the cursor of the next one."""
     asked = service_schemas.list_page.load(json_object(request))
+    shape = {"with_environment": asked.pop("with_environment")}
     rows, last = retrying(lambda: push_tokens.page(**asked))
     cursor = service_schemas.Cursor.of(last) if last else None
-    tokens = [schemas.dump_push_token(row) for row in rows]
+    tokens = [schemas.dump_push_token(row, **shape) for row in rows]
     return {"tokens": tokens, "cursor": cursor, "success": True}
 
 
@@ -70,7 +72,7 @@ def put_sessions() -> Answer:
         committed(lambda: sessions.put(announced, days))
     except sessions.ForeignHashError as foreign:
         problem = {"hashedToken": ["Is known for another user."]}
-        raise ValidationError({"sessions": {foreign.place: problem}}) from None
+        raise ValidationError({"sessions": dict.fromkeys(foreign.places, problem)}) from None
     return {"sessions": len(announced), "success": True}
 
 

@@ -1,11 +1,11 @@
 """Verbs on service keys. They never commit."""
 
-import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import RowMapping, func, select, update
 
+from app.hashes import hash_secret
 from app.models import ServiceKey, db
 
 SCOPES = ("lookup", "feedback", "sessions")
@@ -14,7 +14,7 @@ SCOPES = ("lookup", "feedback", "sessions")
 def issue(name: str, scopes: Iterable[str]) -> str:
     """Make a key beside those that bear the name already; return it, 43 characters."""
     key = secrets.token_urlsafe(32)
-    key_hash = hashlib.sha256(key.encode()).digest()
+    key_hash = hash_secret(key.encode())
     db.session.add(ServiceKey(key_hash=key_hash, name=name, scopes=sorted(set(scopes))))
     return key
 

@@ -17,10 +17,17 @@ from marshmallow import (
     validates_schema,
 )
 
-from app.schemas import MAX_APP_NAME, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, is_storable
+from app.hashes import parse_hash
+from app.schemas import (
+    ENVIRONMENTS,
+    MAX_APP_NAME,
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    is_storable,
+)
 
 MAX_ITEMS = 1000  # of any list in one call
-HASH_LENGTH = 32  # bytes of a SHA-256
 
 
 class Text(fields.String):
@@ -36,23 +43,12 @@ class Text(fields.String):
         return value
 
 
-def parse_hashed_token(value: Any) -> bytes:
-    """Return the SHA-256 of an auth token from its base64; ValueError when it is not one."""
-    try:
-        digest = base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        digest = b""
-    if not isinstance(value, str) or len(digest) != HASH_LENGTH:
-        raise ValueError("Must be base64 of a SHA-256, 44 characters.")
-    return digest
-
-
 class HashedToken(fields.Field[bytes]):
     """base64 of the SHA-256 of an auth token, as Meteor stores it (domain.md 1.4)."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bytes:
         try:
-            return parse_hashed_token(value)
+            return parse_hash(value)
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -68,6 +64,28 @@ class Moment(fields.AwareDateTime):
         except OverflowError:
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
         return moment
+
+
+class Whole(fields.Integer):
+    """A number without a fraction, never a string; JSON does not tell 404.0 from 404."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any):
+        super().__init__(strict=True, validate=validate.Range(low, high), **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number: int = super()._deserialize(value, attr, data, **kwargs)
+        return number
+
+
+class Flag(fields.Boolean):
+    """True or false; marshmallow's also takes "yes", and what removes must be meant."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
 
 
 class Cursor(fields.Field[str]):
@@ -106,25 +124,26 @@ class ServiceSchema(Schema):
         unknown = EXCLUDE
 
 
-def _type() -> fields.String:
-    return fields.String(validate=validate.OneOf(["apn", "gcm"]))
+class Narrowing(ServiceSchema):
+    """Which registrations a sender wants to see, and how much of them."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName")
+    type = fields.String(validate=validate.OneOf(["apn", "gcm"]))
+    environment = fields.String(validate=validate.OneOf(ENVIRONMENTS))
+    with_environment = fields.Boolean(data_key="withEnvironment", load_default=False)
 
 
-class Lookup(ServiceSchema):
+class Lookup(Narrowing):
     """The body of `push.tokens.lookup`."""
 
     user_ids = items(Text(MAX_USER_ID), data_key="userIds")
-    app_name = Text(MAX_APP_NAME, data_key="appName")
-    type = _type()
 
 
-class ListPage(ServiceSchema):
+class ListPage(Narrowing):
     """The body of `push.tokens.list`."""
 
-    app_name = Text(MAX_APP_NAME, data_key="appName")
-    type = _type()
     updated_since = Moment(data_key="updatedSince")
-    count = fields.Integer(strict=True, load_default=100, validate=validate.Range(1, MAX_ITEMS))
+    count = Whole(1, MAX_ITEMS, load_default=100)
     cursor = Cursor(load_default=None, allow_none=True)
 
 
@@ -134,13 +153,13 @@ class Verdict(ServiceSchema):
     app_name = Text(MAX_APP_NAME, data_key="appName", required=True)
     value = Text(MAX_PUSH_TOKEN, required=True)
     provider = fields.String(required=True, validate=validate.OneOf(["fcm", "apns"]))
-    status = fields.Integer(required=True, strict=True, validate=validate.Range(100, 599))
+    status = Whole(100, 599, required=True)
     error = Text(255)
     reason = Text(255)
-    timestamp = fields.Integer(strict=True, validate=validate.Range(0, 253402300799000))
+    timestamp = Whole(0, 253402300799000)
     sent_at = Moment(data_key="sentAt", required=True)
-    payload_valid = fields.Boolean(data_key="payloadValid", load_default=False)
-    credentials_valid = fields.Boolean(data_key="credentialsValid", load_default=False)
+    payload_valid = Flag(data_key="payloadValid", load_default=False)
+    credentials_valid = Flag(data_key="credentialsValid", load_default=False)
 
 
 class Feedback(ServiceSchema):

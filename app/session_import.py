@@ -7,9 +7,10 @@ from typing import Any
 
 from app import sessions
 from app.database import committed
+from app.hashes import parse_hash
+from app.models import db
 from app.mongoexport import Entry, parse_date
 from app.schemas import MAX_USER_ID, is_storable
-from app.service_schemas import parse_hashed_token
 
 BATCH = 1000  # sessions in one transaction
 
@@ -67,9 +68,9 @@ def run(
             except ValueError as error:
                 done.rejected += 1
                 reject(entry.line, str(error))
-            if len(batch) >= BATCH:
-                done.sessions += _put(batch, days, reject)
-                batch.clear()
+            while len(batch) >= BATCH:  # one user may have more
+                full, batch = batch[:BATCH], batch[BATCH:]
+                done.sessions += _put(full, days, reject)
                 yield done
     finally:
         done.sessions += _put(batch, days, reject)
@@ -83,10 +84,13 @@ def _put(
     while batch:
         announced = [one for _, one in batch]
         try:
-            committed(lambda announced=announced: sessions.put(announced, days))  # type: ignore[misc]
+            committed(lambda announced=announced: sessions.put(announced, days, confirmed=True))  # type: ignore[misc]
         except sessions.ForeignHashError as foreign:
-            line, one = batch.pop(foreign.place)
-            reject(line, f"hashedToken: known for another user than {one['user_id']}")
+            db.session.rollback()
+            for place in foreign.places:
+                line, one = batch[place]
+                reject(line, f"hashedToken: known for another user than {one['user_id']}")
+            batch = [one for place, one in enumerate(batch) if place not in foreign.places]
         else:
             break
     return len(batch)
@@ -98,4 +102,4 @@ def _session(entry: Any, days: int) -> dict[str, Any]:
     ends: datetime | None = None
     if entry.get("type") != "personalAccessToken" and entry.get("when") is not None:
         ends = parse_date(entry["when"]) + timedelta(days=days)
-    return {"token_hash": parse_hashed_token(entry.get("hashedToken")), "expires_at": ends}
+    return {"token_hash": parse_hash(entry.get("hashedToken")), "expires_at": ends}

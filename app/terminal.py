@@ -35,7 +35,7 @@ class Meter:
         self._what = what
         self._total = total or None
         self._started = self._shown = time.monotonic()
-        self._rows = 0
+        self._place, self._rows = 0.0, 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,13 +56,14 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._progress.update(self._task, completed=self._place, rate=self._rate())
         self._progress.stop()
         if self._progress.disable:
             click.echo(f"{self._what}: {self._rate()}", err=True)
 
     def at(self, place: float, rows: int) -> None:
         """Show that `rows` rows are done, and the place that was reached."""
-        self._rows = rows
+        self._place, self._rows = place, rows
         now = time.monotonic()
         if now - self._shown < (EVERY if self._progress.disable else SMOOTH):
             return

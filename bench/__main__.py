@@ -21,6 +21,8 @@ from app.config import ROOT
 from bench import rig
 from bench.bare import STATEMENT
 
+Figures = dict[str, dict[str, float]]
+
 PGBENCH_CLIENTS = 16
 SETTLE = 1  # seconds of load that do not count
 
@@ -38,7 +40,8 @@ def measure(
     thousands = result["requests"] / 1000
     after = counters(connection)
     landed = after["rows"] - before["rows"]
-    assert landed >= result["new"] - connections, (landed, result)
+    # wrk makes one at its start to look at, and ends with one in flight on each connection.
+    assert landed >= result["new"] - connections - 1, (landed, result)
     return {
         **result,
         "per_second": result["requests"] / result["seconds"],
@@ -84,7 +87,7 @@ def pgbench(url: str, rows: int, seconds: float, folder: Path) -> dict[str, floa
     return {"per_second": float(tps)}
 
 
-def run(args: Any, folder: Path, stack: ExitStack) -> dict[str, dict[str, float]]:
+def run(args: Any, folder: Path, stack: ExitStack) -> Figures:
     """Start everything, take the rounds in turn, and return the medians by target."""
     server = rig.start_server(ROOT / "instance" / "bench")
     stack.callback(server.release)
@@ -130,8 +133,49 @@ def run(args: Any, folder: Path, stack: ExitStack) -> dict[str, dict[str, float]
 def show(figure: dict[str, float]) -> str:
     """Return the figures of a target in one line."""
     keys = ("per_second", "p50_ms", "p99_ms", "not_2xx", "broken", "cpu_service")
-    keys += ("cpu_postgresql", "pss_mib", "wal_bytes")
+    keys += ("cpu_postgresql", "pss_mib", "wal_bytes", "to_bare", "to_pgbench")
     return "  ".join(f"{key} {figure[key]:.4g}" for key in keys if key in figure)
+
+
+def best_bare(medians: Figures, connections: int) -> dict[str, float]:
+    """Return the figures of the bare WSGI callable's better setting at so many connections."""
+    kinds = [medians[f"bare {kind} {min(connections, 64)}"] for kind in ("gevent", "gthread")]
+    return max(kinds, key=lambda one: one["per_second"])
+
+
+def compare(medians: Figures) -> None:
+    """Add the ratios to bare WSGI at as many connections and to pgbench."""
+    for name, figure in medians.items():
+        if name != "pgbench":
+            yardstick = best_bare(medians, int(name.rpartition(" ")[2]))
+            figure["to_bare"] = figure["per_second"] / yardstick["per_second"]
+            figure["to_pgbench"] = figure["per_second"] / medians["pgbench"]["per_second"]
+
+
+def bounds(medians: Figures) -> list[str]:
+    """Say what the service promises as ratios, and what was measured."""
+    one, some, many, crowd = (medians.get(f"service {c}") for c in (1, 16, 64, 256))
+    if not (one and some and many and crowd):
+        return []
+    lone, bare = best_bare(medians, 1), best_bare(medians, 64)
+    cpu = [many[key] / bare[key] for key in ("cpu_service", "cpu_postgresql")]
+    failed = sum(one["not_2xx"] + one["broken"] for one in medians.values() if "not_2xx" in one)
+    promises = [
+        ("64 connections: requests/s to bare WSGI", many["to_bare"], ">=", 1.3),
+        ("64 connections: requests/s to pgbench", many["to_pgbench"], ">=", 0.33),
+        ("16 connections: requests/s to bare WSGI", some["to_bare"], ">=", 1.0),
+        ("1 connection: p50 to bare WSGI", one["p50_ms"] / lone["p50_ms"], "<=", 1.3),
+        ("64 connections: CPU of the service to bare WSGI", cpu[0], "<=", 1.0),
+        ("64 connections: CPU of PostgreSQL to bare WSGI", cpu[1], "<=", 0.6),
+        ("64 connections: p99 to p50 of a lone request", many["p99_ms"] / one["p50_ms"], "<=", 30),
+        ("256 connections: MiB (PSS) of two workers", crowd["pss_mib"], "<=", 180),
+        ("not 2xx, or broken", failed, "<=", 0),
+    ]
+    return [
+        f"{'met   ' if (value >= bound if sign == '>=' else value <= bound) else 'MISSED'}"
+        f" {text}: {value:.2f} (bound {sign} {bound})"
+        for text, value, sign, bound in promises
+    ]
 
 
 def main() -> None:
@@ -147,23 +191,11 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         medians = run(args, folder, stack)
-    best = {
-        c: max(medians[f"bare {kind} {c}"]["per_second"] for kind in ("gevent", "gthread"))
-        for c in (1, 16, 64)
-    }
-    print(
-        "\nmedians, and requests/s as a ratio to bare WSGI at as many connections and to pgbench"
-    )
+    compare(medians)
     for name, figure in medians.items():
-        connections = name.rpartition(" ")[2]
-        if connections.isdigit():
-            yardstick = best[min(int(connections), 64)]
-            figure["to_bare"] = figure["per_second"] / yardstick
-            figure["to_pgbench"] = figure["per_second"] / medians["pgbench"]["per_second"]
-            ratios = f"to bare {figure['to_bare']:.2f}  to pgbench {figure['to_pgbench']:.2f}"
-            print(f"{name:18} {show(figure)}  {ratios}")
-        else:
-            print(f"{name:18} {show(figure)}")
+        print(f"{name:18} {show(figure)}")
+    for line in bounds(medians):
+        print(line)
     args.output.write_text(json.dumps(medians, indent=1) + "\n")
 
 

@@ -57,7 +57,7 @@ def write_files(export: Path, copy: Path, rows: int) -> None:
             }
             documents.write(json.dumps(document, separators=(",", ":")) + "\n")
             fields = (id_, app, token, "gcm", user, "\\\\x" + session.hex(), "t", stamp, stamp)
-            lines.write("\t".join(fields) + "\n")
+            lines.write("\t".join([*fields, "production"]) + "\n")
 
 
 def bare_copy(url: str, copy: Path) -> tuple[float, float]:

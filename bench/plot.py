@@ -1,7 +1,8 @@
-"""`make bench-plots`: the figures of the last `make bench` as bench/registrations.svg."""
+"""`make bench-plots`: the figures of the last `make bench` and `make bench-growth` as SVG."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -12,28 +13,61 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
 
 FOLDER = Path(__file__).parent
 NAMES = ["service", "nginx", "bare gevent", "bare gthread"]
+PANELS = {
+    "per_second": "registrations/s",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+    "cpu_service": "CPU s of the service per 1,000",
+    "cpu_postgresql": "CPU s of PostgreSQL per 1,000",
+    "wal_bytes": "bytes of WAL a registration",
+}
+CONNECTIONS = [1, 16, 64, 256]
+
+
+def draw_registrations(figures: dict[str, Any]) -> None:
+    """Draw each figure over the number of connections, a line a target."""
+    _, rows = plt.subplots(2, 3, figsize=(12, 6.5))
+    for axes, (key, what) in zip(rows.flat, PANELS.items(), strict=True):
+        for name in NAMES:
+            points = {c: figures.get(f"{name} {c}") for c in CONNECTIONS}
+            found = {c: figure[key] for c, figure in points.items() if figure}
+            label = "service behind nginx" if name == "nginx" else name
+            axes.plot(list(found), list(found.values()), "o-", label=label)
+        if key == "per_second":
+            axes.axhline(figures["pgbench"][key], linestyle=":", label="pgbench, 16 clients")
+            axes.legend(fontsize="small")
+        axes.set(xlabel="connections", ylabel=what, xscale="log", ylim=0)
+        axes.set_xticks(CONNECTIONS, [str(c) for c in CONNECTIONS])
+        axes.minorticks_off()
+    save("registrations")
+
+
+def draw_growth(figures: dict[str, Any]) -> None:
+    """Draw requests/s and the share of HOT updates over the number of rows."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
+    rows = [int(text) for text in figures]
+    for name in next(iter(figures.values())):
+        of_share = [at_size[name] for at_size in figures.values()]
+        left.plot(rows, [one["per_second"] for one in of_share], "o-", label=name)
+        if "hot" in of_share[0]:
+            right.plot(rows, [one["hot"] for one in of_share], "o-", label=name)
+    left.set(xlabel="rows", ylabel="registrations/s, 64 connections", xscale="log", ylim=0)
+    right.set(xlabel="rows", ylabel="share of updates that are HOT", xscale="log", ylim=(0, 1.05))
+    left.legend()
+    right.legend()
+    save("growth")
+
+
+def save(name: str) -> None:
+    """Write the figure."""
+    plt.tight_layout()
+    plt.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
 
 
 def main() -> None:
-    """Draw requests per second and p99 over connections, a line a target."""
-    figures = json.loads((FOLDER / "results.json").read_text())
-    _, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for name in NAMES:
-        points = {
-            int(key.rpartition(" ")[2]): figure
-            for key, figure in figures.items()
-            if key.startswith(f"{name} ")
-        }
-        label = "service behind nginx" if name == "nginx" else name
-        left.plot(list(points), [one["per_second"] for one in points.values()], "o-", label=label)
-        right.plot(list(points), [one["p99_ms"] for one in points.values()], "o-", label=label)
-    left.axhline(figures["pgbench"]["per_second"], linestyle=":", label="pgbench, 16 clients")
-    for axes, what in ((left, "registrations/s"), (right, "p99, ms")):
-        axes.set(xlabel="connections", ylabel=what, xscale="log", ylim=0)
-        axes.set_xticks([1, 16, 64, 256], ["1", "16", "64", "256"])
-        axes.legend()
-    plt.tight_layout()
-    plt.savefig(FOLDER / "registrations.svg", metadata={"Date": None})
+    """Draw what was measured."""
+    draw_registrations(json.loads((FOLDER / "results.json").read_text()))
+    draw_growth(json.loads((FOLDER / "growth.json").read_text()))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,20 +78,18 @@ def write_known(path: Path, rows: int, users: int = 10_000) -> None:
 
 @contextmanager
 def gunicorn(url: str, app: str, *arguments: str, **environ: str) -> Iterator[tuple[str, int]]:
-    """Run gunicorn; give its address and its process id."""
+    """Run gunicorn as by default, a line a request logged; give its address and process id."""
     port = free_port()
-    settings = {
-        **{"DATABASE_URL": url, "PORT": str(port), "LOG_LEVEL": "warning"},
-        **{"WEB_CONCURRENCY": str(WORKERS), **environ},
-    }
+    settings = {"DATABASE_URL": url, "PORT": str(port), "WEB_CONCURRENCY": str(WORKERS), **environ}
     command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *arguments, app]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})
-    time.sleep(3)
-    try:
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=log)
+        time.sleep(3)
+        try:
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 NGINX = """

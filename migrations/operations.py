@@ -26,6 +26,16 @@ def claim(*tables: str) -> None:
     op.execute(op.get_context().opts["limits"].settings()[0].replace("SET", "SET LOCAL", 1))
 
 
+def unlimited(statement: str) -> None:
+    """Run a statement that reads a whole table and is in nobody's way, however long it takes.
+
+    A lock that it needs is waited for as briefly as ever.
+    """
+    op.execute("SET LOCAL statement_timeout = 0")
+    op.execute(statement)
+    op.execute(op.get_context().opts["limits"].settings()[1].replace("SET", "SET LOCAL", 1))
+
+
 def create_index(name: str, table: str, columns: list[Any], **options: Any) -> None:
     """Build an index beside whoever writes (CREATE INDEX CONCURRENTLY), however long it takes.
 

@@ -109,8 +109,8 @@ class Steps:
 def insist(connection: Connection, limits: Limits, run: Callable[[], None]) -> None:
     """Run, and again when a lock was not to be had; what failed was rolled back before.
 
-    Raises CommandError, with one line that says what to do, after the last try or when a
-    statement takes too long.
+    Raises CommandError, with one line that says what to do, after the last try, when a statement
+    takes too long or when a revision refuses (RAISE EXCEPTION with a hint).
     """
     for number in range(1, limits.tries + 1):
         for setting in limits.settings():  # again: who builds an index suspends them
@@ -121,6 +121,9 @@ def insist(connection: Connection, limits: Limits, run: Callable[[], None]) -> N
             return
         except DBAPIError as error:
             connection.rollback()
+            if isinstance(error.orig, errors.RaiseException):  # a revision refuses
+                said = error.orig.diag
+                raise CommandError(f"{said.message_primary}: {said.message_hint}") from error
             if isinstance(error.orig, errors.QueryCanceled):
                 raise CommandError(
                     f"a statement took over {limits.statement_timeout}, and its revision was"

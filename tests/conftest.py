@@ -110,7 +110,9 @@ def close(app: Flask) -> None:
     """Close the service's connections."""
     with app.app_context():
         db.engine.dispose()
-    app.extensions["registrar"].close()
+    for name in ("registrar", "grace_registrar", "identity"):
+        if closing := app.extensions.get(name):
+            closing.close()
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ class Live:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def is_ready(self) -> bool:
+    def says_yes(self, probe: str) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+            with urllib.request.urlopen(self.url + probe, timeout=5):
                 return True
         except (urllib.error.URLError, OSError):
             return False
@@ -63,22 +63,31 @@ def family(pid: int) -> list[int]:
 
 @contextmanager
 def serve(
-    database_url: str, app: str = "wsgi:app", *, log: Path | None = None, **environ: str
+    database_url: str,
+    app: str = "wsgi:app",
+    *,
+    log: Path | None = None,
+    root: Path = ROOT,
+    probe: str = "/readyz",
+    **environ: str,
 ) -> Iterator[Live]:
-    """Run gunicorn on a database until the end of the `with`; what it logs may go to a file."""
+    """Run gunicorn on a database until the end of the `with`; what it logs may go to a file.
+
+    `root` is the checkout whose code serves, `probe` what says that it does.
+    """
     port = free_port()
     settings = {"DATABASE_URL": database_url, "PORT": str(port), "LOG_LEVEL": "warning"}
     with log.open("ab") if log else nullcontext() as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, **settings, **environ},
             stderr=stderr,
         )
     live = Live(process, port)
     try:
         deadline = time.monotonic() + 30
-        while not live.is_ready():
+        while not live.says_yes(probe):
             assert process.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
             time.sleep(0.05)

@@ -55,7 +55,7 @@ def test_what_is_copied_is_enough_to_migrate_and_to_serve(image, new_database):
                 if b"Booting worker" in line:
                     break
             live = Live(process, port)
-            while not live.is_ready():
+            while not live.says_yes("/readyz"):
                 assert process.poll() is None
         finally:
             process.terminate()

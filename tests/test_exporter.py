@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def stored(runner, database, alice, client):
     """Registrations of every kind."""
-    odd = "ü\\\t\n\"'"
+    odd = "ü\\\t\n\r\"'\x7f\x01\u2028\N{PARTY POPPER}\\N"
     rows = [
         row("a"),
         row("b", authToken=None, enabled=False, updatedAt=LATER),

@@ -103,6 +103,20 @@ def test_each_verdict_counts_once_also_when_they_repeat(call, register, alice):
     assert (removed, removed + kept + unknown) == (1, 5)
 
 
+def test_several_verdicts_on_one_push_token_add_up(call, register, alice):
+    early, busy = "2020-01-01T00:00:00Z", {"status": 503, "error": "UNAVAILABLE"}
+    for changes, expected in [
+        ([busy, {"status": 429}], (0, 2, 0)),
+        ([{"sentAt": early}, busy], (0, 2, 0)),
+        ([{"sentAt": early}, {}], (1, 1, 0)),
+        ([{}, busy], (1, 0, 1)),
+        ([busy, {}], (1, 1, 0)),
+    ]:
+        register(alice)
+        results = [verdict(**one) for one in changes]
+        assert counts(call(FEEDBACK, {"results": results})) == expected
+
+
 def test_a_verdict_a_little_ahead_is_taken_and_one_far_ahead_refused(
     call,
     register,
@@ -167,9 +181,12 @@ def test_a_thousand_verdicts_are_a_handful_of_statements(
     fill(database, 1000)
     results = [verdict(appName="app", value=f"token{n}") for n in range(1000)]
     call(FEEDBACK, {"results": [verdict(value="x")]})
-    statements = count_statements(monkeypatch)
-    assert counts(call(FEEDBACK, {"results": results})) == (1000, 0, 0)
-    assert len(statements) <= 8
+    keeps = [{**one, "status": 503} for one in results]
+    for verdicts, expected in [(keeps, (0, 1000, 0)), (results, (1000, 0, 0))]:
+        with monkeypatch.context() as patch:
+            statements = count_statements(patch)
+            assert counts(call(FEEDBACK, {"results": verdicts})) == expected
+        assert len(statements) <= 8
 
 
 def test_a_registration_renewed_meanwhile_is_never_removed(
@@ -199,3 +216,11 @@ def test_a_registration_renewed_meanwhile_is_never_removed(
         renewed = datetime.fromisoformat(result["updatedAt"])
         if renewed > sent_at:
             assert [r for r in database.push_tokens() if r["token"] == value], number
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", "true", None])
+def test_what_vouches_for_a_removal_is_true_or_false_and_nothing_like_it(call, value):
+    for name in ("payloadValid", "credentialsValid"):
+        answer = call(FEEDBACK, {"results": [verdict(**{name: value})]})
+        assert answer.status_code == 400
+        assert answer.json["error"].startswith(f"results.0.{name}: ")

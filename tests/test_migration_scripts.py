@@ -1,5 +1,6 @@
 """Migrations as scripts: what squawk says of them, and psql makes of them what Alembic does."""
 
+import os
 import re
 import subprocess
 import sys
@@ -19,9 +20,15 @@ from tests.test_migrations import SCRIPTS
 REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
 STEPS = list(zip(["base", *REVISIONS], REVISIONS, strict=False))
 
-# What squawk may not judge: Alembic's own table, and that undoing takes away.
-ALEMBICS = {("base", REVISIONS[0]): ["prefer-text-field"]}
-UNDOING = ["ban-drop-table", "ban-drop-column"]
+EXPANDED = "0004_environment"  # what follows demands that rows are filled
+
+# What squawk may not judge: Alembic's own table; NOT NULL where a checked constraint proves it and
+# is then dropped, so that no row is read; and that undoing takes away.
+EXCUSED = {
+    REVISIONS[0]: ["prefer-text-field"],
+    "0007_environment_not_null": ["adding-not-nullable-field", "ban-drop-constraint"],
+}
+UNDOING = ["ban-drop-table", "ban-drop-column", "ban-drop-constraint", "ban-drop-not-null"]
 
 
 def script(verb: str, span: str) -> str:
@@ -43,7 +50,7 @@ def squawk(text: str, *excluded: str) -> tuple[int, str]:
 @pytest.mark.parametrize(("before", "revision"), STEPS)
 def test_squawk_finds_nothing_that_hurts_a_database_in_use(before, revision):
     up = script("upgrade", revision if before == "base" else f"{before}:{revision}")
-    assert squawk(up, *ALEMBICS.get((before, revision), [])) == (0, "")
+    assert squawk(up, *EXCUSED.get(revision, [])) == (0, "")
     assert squawk(script("downgrade", f"{revision}:{before}"), *UNDOING) == (0, "")
 
 
@@ -72,6 +79,13 @@ def test_scripts_make_of_an_empty_database_what_alembic_makes(new_database):
     assert "push_tokens" not in schema(online)
 
 
+def backfill(url: str) -> None:
+    """Fill what the revisions so far have added."""
+    command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
+    environ = {**os.environ, "DATABASE_URL": url}
+    subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=True)
+
+
 def test_scripts_make_of_a_filled_database_what_alembic_makes(new_database):
     online, offline = new_database(), new_database()
     first = REVISIONS[0]
@@ -79,8 +93,12 @@ def test_scripts_make_of_a_filled_database_what_alembic_makes(new_database):
         migrate(url, "upgrade", first)
         fill(url)
     before = contents(offline)
+    migrate(online, "upgrade", EXPANDED)
+    psql(offline, script("upgrade", f"{first}:{EXPANDED}"))
+    for url in (online, offline):
+        backfill(url)
     migrate(online, "upgrade", "head")
-    psql(offline, script("upgrade", f"{first}:head"))
+    psql(offline, script("upgrade", f"{EXPANDED}:head"))
     assert schema(offline) == schema(online)
     assert kept(before, contents(offline))
     migrate(online, "downgrade", first)

@@ -108,7 +108,7 @@ class TestMetrics:
         for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(worker), signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while not live.is_ready():
+        while not live.says_yes("/readyz"):
             assert time.monotonic() < deadline
         while samples(live)["pool_connections_limit",] != 10:
             assert time.monotonic() < deadline

@@ -67,7 +67,7 @@ def gates(database_url):
 
 @pytest.fixture
 def registrar(gates):
-    registrar = Registrar(gates.connect, deadline=10, writers=1)
+    registrar = Registrar(gates.connect, deadline=10)
     yield registrar
     registrar.close()
 
@@ -222,12 +222,11 @@ def test_and_only_once(registrar, gates, alice, database):
         database.execute("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
         return connection
 
-    (writer,) = registrar._idle
-    writer._connect = lose_each
+    registrar._writer._connect = lose_each
     with pytest.raises(UnavailableError):
         registrar.register(asked(alice, "a"))
     assert len(gates.connections) == 2
-    writer._connect = gates.connect
+    registrar._writer._connect = gates.connect
     assert registrar.register(asked(alice, "a"))
 
 
@@ -244,7 +243,7 @@ def test_races_go_again_until_they_are_won(registrar, gates, alice, error):
     "error", [psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation]
 )
 def test_and_no_longer_than_the_deadline(gates, alice, error):
-    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
+    registrar = Registrar(gates.connect, deadline=0.3)
     gates.raises = [error() for _ in range(10000)]
     start = time.monotonic()
     with pytest.raises(UnavailableError):
@@ -254,7 +253,7 @@ def test_and_no_longer_than_the_deadline(gates, alice, error):
 
 
 def test_who_waits_too_long_gives_up_and_harms_nobody(gates, pool, alice, database):
-    registrar = Registrar(gates.connect, deadline=0.3, writers=1)
+    registrar = Registrar(gates.connect, deadline=0.3)
     gates.open.clear()
     first = pool.submit(registrar.register, asked(alice, "first"))
     assert gates.reached.acquire(timeout=5)
@@ -311,20 +310,6 @@ def test_those_who_waited_for_a_killed_leader_are_told_so(registrar, gates, pool
     outcomes = sorted(type(member.exception(5)).__name__ for member in members)
     assert outcomes == ["Killed", "UnavailableError", "UnavailableError"]
     assert registrar.register(asked(alice, "next"))
-
-
-def test_two_groups_are_written_at_a_time(gates, pool, alice):
-    registrar = Registrar(gates.connect, deadline=10, writers=2)
-    gates.open.clear()
-    futures = [pool.submit(registrar.register, asked(alice, f"t{n}")) for n in range(2)]
-    assert gates.reached.acquire(timeout=5)
-    assert gates.reached.acquire(timeout=5)
-    futures += [pool.submit(registrar.register, asked(alice, f"u{n}")) for n in range(5)]
-    wait_for(lambda: len(registrar._waiting) == 5)
-    gates.open.set()
-    assert all(future.result(5) for future in futures)
-    assert gates.sizes == [1, 1, 5]
-    registrar.close()
 
 
 def test_an_appointed_leader_that_is_killed_while_it_waits_leaves_its_group_to_the_next(

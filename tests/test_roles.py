@@ -87,7 +87,7 @@ def test_a_reporter_counts_and_reads_no_secret(as_role):
     columns = {name for (name,) in reporter.execute(readable)}
     assert columns == {
         *(f"push_tokens.{n}" for n in ("app_name", "type", "user_id", "enabled")),
-        *(f"push_tokens.{n}" for n in ("created_at", "updated_at")),
+        *(f"push_tokens.{n}" for n in ("created_at", "updated_at", "environment")),
         *(f"user_sessions.{n}" for n in ("user_id", "created_at", "expires_at", "verified_at")),
         "user_sessions.can_sign_in",
         *(f"service_keys.{n}" for n in ("name", "scopes", "created_at", "revoked_at")),

@@ -2,16 +2,18 @@
 
 import base64
 import hashlib
+import http.client
 import json
 import threading
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import event
 
 from app.database import Connection
 from app.models import db
-from tests.factories import body
+from tests.factories import Caller, body
 
 LOOKUP = "/api/v1/push.tokens.lookup"
 LIST = "/api/v1/push.tokens.list"
@@ -82,6 +84,25 @@ class TestKeys:
         assert client.post(LOOKUP, json={}, headers=new).status_code == 400
         runner.invoke(args=["service-keys", "revoke", "sender"])
         assert client.post(LOOKUP, json={}, headers=new).status_code == 401
+        again = runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert json.loads(again.stdout)["revoked"] == 0
+        assert "No live key bears the name 'sender'." in again.stderr
+
+    def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, runner):
+        def statuses() -> set[int]:
+            """Return the answers to as many connections as meet both workers."""
+            found = set()
+            for _ in range(40):
+                client = http.client.HTTPConnection("127.0.0.1", live.port)
+                client.request("POST", LOOKUP, b"{}", headers)
+                found.add(client.getresponse().status)
+                client.close()
+            return found
+
+        headers = {**issue("lookup"), "Content-Type": "application/json"}
+        assert statuses() == {400}
+        runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert statuses() == {401}
 
     def test_the_list_shows_no_key(self, issue, runner, database):
         key = issue("feedback", "lookup", name="ünï")["Authorization"].removeprefix("Bearer ")
@@ -325,6 +346,13 @@ class TestSessionsPut:
         refused(call(PUT, {"sessions": twice}), "sessions.1.hashedToken: ")
         assert [r["user_id"] for r in database.rows("SELECT * FROM user_sessions")] == ["alice"]
 
+    def test_an_announced_session_is_a_verified_one(self, call, database, alice):
+        session = {"userId": "alice", "hashedToken": hashed(alice.auth_token)}
+        rows = "SELECT verified_at > now() - interval '1 minute' AS now FROM user_sessions"
+        assert database.rows(rows) == [{"now": None}]
+        call(PUT, {"sessions": [session]})
+        assert database.rows(rows) == [{"now": True}]
+
     def test_takes_a_thousand_and_the_same_one_twice(self, call, database):
         many = [{"userId": f"u{n}", "hashedToken": hashed(str(n))} for n in range(999)]
         assert call(PUT, {"sessions": [*many, many[0]]}).json["sessions"] == 1000
@@ -404,6 +432,36 @@ class TestSessionsRevoke:
     def test_names_what_is_wrong(self, call, alice, fields, problem, database):
         refused(call(REVOKE, fields), problem)
         assert len(database.rows("SELECT 1 FROM user_sessions")) == 1
+
+    def test_a_user_with_more_sessions_than_a_statement_has_parameters(self, call, database):
+        database.execute(
+            "INSERT INTO user_sessions (token_hash, user_id)"
+            " SELECT sha256(n::text::bytea), 'bot' FROM generate_series(1, 70000) n"
+        )
+        assert call(REVOKE, {"userId": "bot"}).json["sessions"] == 70_000
+
+    def test_what_is_announced_at_the_same_instant_lives_without_what_was_registered_before(
+        self, call, register, alice, database, database_url
+    ):
+        """The registry cannot know which came first: it is as if the announcement came last."""
+        register(alice, value="before")
+        answers = []
+        with psycopg.connect(database_url) as other:
+            other.execute("SELECT 1 FROM user_sessions WHERE user_id = 'alice' FOR UPDATE")
+            revoking = threading.Thread(
+                target=lambda: answers.append(call(REVOKE, {"userId": "alice"}))
+            )
+            revoking.start()
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not database.rows(f"{waiting} AND datname = current_database()"):
+                assert revoking.is_alive()
+            new = Caller("alice", "new")
+            session = {"userId": "alice", "hashedToken": hashed("new")}
+            assert call(PUT, {"sessions": [session]}).status_code == 200
+            register(new, value="after")
+        revoking.join()
+        assert answers[0].json == {"sessions": 1, "tokens": 1, "success": True}
+        assert self.left(database) == {"after"}
 
     def test_nothing_registered_at_the_same_instant_survives(
         self, new_app, database_url, issue, database
@@ -498,3 +556,8 @@ class TestPlans:
         for plan in plans:
             assert "Seq Scan on push_tokens" not in plan, plan
             assert "Index" in plan, plan
+
+
+@pytest.mark.parametrize(("count", "status"), [(7.0, 200), (7.5, 400), ("7", 400), (True, 400)])
+def test_a_number_is_whole_however_it_is_written(call, count, status):
+    assert call("/api/v1/push.tokens.list", {"count": count}).status_code == status

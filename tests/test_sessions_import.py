@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app import purge, session_import
+from app import mongoexport, purge, session_import
 from tests.factories import body
 
 URL = "/api/v1/push.token"
@@ -87,6 +87,10 @@ def test_a_login_ends_90_days_after_it_and_others_never(run, database):
         (json.dumps(user("x", login("x"), {})).encode(), "services.resume.loginTokens.1"),
         (json.dumps(user("x", login("x", when="?"))).encode(), "services.resume.loginTokens.0"),
         (
+            json.dumps(user("x", login("x", when={"$date": "9999-12-31T23:00:00Z"}))).encode(),
+            "services.resume.loginTokens.0: far in the future",
+        ),
+        (
             json.dumps(user("x", services={"resume": {"loginTokens": {}}})).encode(),
             "services.resume.loginTokens",
         ),
@@ -106,6 +110,37 @@ def test_a_session_of_another_user_is_left_alone(run, alice, database):
     assert "line 1: hashedToken: known for another user" in said
     owners = {row["user_id"] for row in database.rows("SELECT user_id FROM user_sessions")}
     assert owners == {"alice", "bob"}
+
+
+def test_several_sessions_of_others_are_each_named(run, database, alice, bob):
+    others = [alice, bob, database.sign_in("carol")]
+    data = lines(user("dan", *(login(other.auth_token) for other in others), login("d")))
+    summary, said = run(data)
+    assert (summary["sessions"], said.count("known for another user than dan")) == (1, 3)
+
+
+def test_a_user_may_have_more_sessions_than_a_batch(run, database, monkeypatch):
+    monkeypatch.setattr(session_import, "BATCH", 10)
+    data = lines(user("bot", *(login(str(n)) for n in range(95))), user("a", login("a")))
+    assert run(data)[0] == {"read": 2, "sessions": 96, "rejected": 0}
+    assert len(database.rows("SELECT 1 FROM user_sessions")) == 96
+
+
+@pytest.mark.parametrize("indent", [None, 1, "\t"])
+def test_an_array_of_many_lines_a_document_is_read_whole(run, indent):
+    """Lines inside of its documents begin with a brace, too, and reading ends in the midst."""
+    users = [user(f"u{n}", login(f"{n} a"), login(f"{n} b")) for n in range(5000)]
+    data = json.dumps(users, indent=indent).encode()
+    assert len(data) > mongoexport.CHUNK
+    assert run(data)[0] == {"read": 5000, "sessions": 10_000, "rejected": 0}
+
+
+def test_a_bad_user_in_such_an_array_is_one_reject(run):
+    users = [user(f"u{n}", login(f"{n} a"), login(f"{n} b")) for n in range(3)]
+    data = json.dumps(users, indent=2).replace('"_id": "u1"', '"_id": u1')
+    summary, said = run(data.encode())
+    assert summary == {"read": 3, "sessions": 4, "rejected": 1}
+    assert said.count("not JSON") == 1
 
 
 def test_a_cut_file_ends_with_1_and_what_was_read_is_there(run, database, monkeypatch):

@@ -125,7 +125,7 @@ def test_gunicorn_tells_systemd_that_it_is_ready_and_needs_no_code_made_at_run_t
             try:
                 assert b"READY=1" in notified.recv(1000)
                 deadline = time.monotonic() + 30
-                while not live.is_ready():
+                while not live.says_yes("/readyz"):
                     assert process.poll() is None, "gunicorn ended"
                     assert time.monotonic() < deadline, "gunicorn is not ready"
                     time.sleep(0.05)

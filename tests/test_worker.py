@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_is_replaced(database_url, alice):
             (worker,) = file.read().split()
         os.kill(int(worker), signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while not live.is_ready():
+        while not live.says_yes("/readyz"):
             assert time.monotonic() < deadline
         assert post(live, alice)["success"]
 
@@ -69,3 +69,11 @@ def test_hup_replaces_the_workers(database_url, alice):
         for _ in range(50):
             assert post(live, alice)["success"]
             time.sleep(0.02)
+
+
+def test_no_header_says_where_a_request_goes(live):
+    """They are a proxy's to say, and this service asks none of them."""
+    spoofed = "Script_Name: /x\r\nScript-Name: /x\r\nX-Forwarded-Proto: https\r\nPath_Info: /x\r\n"
+    request = f"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{spoofed}\r\n"
+    answer = live.exchange(request.encode())
+    assert answer.startswith(b"HTTP/1.1 200"), answer

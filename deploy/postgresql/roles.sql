@@ -51,7 +51,11 @@ ALTER ROLE :"report" SET statement_timeout = '5min';
 ALTER ROLE :"report" SET idle_in_transaction_session_timeout = '1min';
 
 SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
-    to_regclass('public.service_keys') IS NOT NULL AS has_service_keys \gset
+    to_regclass('public.service_keys') IS NOT NULL AS has_service_keys,
+    EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass('public.push_tokens') AND attname = 'environment'
+    ) AS has_environment \gset
 
 \if :is_migrated
     -- Tables that an earlier install made as somebody else.
@@ -71,6 +75,10 @@ SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
         ON user_sessions TO :"report";
     GRANT SELECT (app_name, type, user_id, enabled, created_at, updated_at)
         ON push_tokens TO :"report";
+\endif
+
+\if :has_environment
+    GRANT SELECT (environment) ON push_tokens TO :"report";
 \endif
 
 \if :has_service_keys

@@ -1,0 +1,101 @@
+"""The calls of an app, in Python's standard library alone."""
+
+import json
+import os
+import random
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+Answer = dict[str, Any]
+TRIES = 5
+LONGEST_WAIT = 60  # seconds
+
+
+class SignedOutError(Exception):
+    """The session has ended: sign in again, then register again."""
+
+
+class Registry:
+    """The registry, for one session.
+
+    A call raises SignedOutError on 401, and urllib's HTTPError on any other answer that is not
+    200, after it has waited and tried again where the registry was busy or its database away.
+    """
+
+    def __init__(self, url: str, user_id: str, auth_token: str):
+        self._url = f"{url}/api/v1/"
+        self._headers = {"X-User-Id": user_id, "X-Auth-Token": auth_token}
+
+    def register(self, type_: str, value: str, app_name: str, id_: str | None = None) -> Answer:
+        """Register at every start of the app; `type_` is `apn` or `gcm`.
+
+        Keep the `_id` of the answer on the device and give it as `id_` from then on: when Apple
+        or Google change the push token, the new one takes the place of the old one.
+        """
+        fields = {"type": type_, "value": value, "appName": app_name}
+        if id_:
+            fields["id"] = id_
+        answer: Answer = self._call("POST", "push.token", fields)["result"]
+        return answer
+
+    def list(self) -> Sequence[Answer]:
+        """Return the user's own registrations, the latest renewed first."""
+        tokens: Sequence[Answer] = self._call("GET", "push.token")["tokens"]
+        return tokens
+
+    def remove(self, value: str) -> bool:
+        """Stop pushes to this push token; False when none of the user's was there."""
+        try:
+            # Not in the body: some proxies strip the body of a DELETE.
+            self._call("DELETE", "push.token?" + urllib.parse.urlencode({"token": value}))
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return False
+        return True
+
+    def log_out(self) -> None:
+        """End the session, and all that was registered in it."""
+        self._call("POST", "logout")
+
+    def _call(self, method: str, path: str, fields: dict[str, str] | None = None) -> Answer:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        body = None if fields is None else json.dumps(fields).encode()
+        request = urllib.request.Request(self._url + path, body, headers, method=method)
+        for tries_left in reversed(range(TRIES)):
+            try:
+                with urllib.request.urlopen(request, timeout=15) as answer:
+                    loaded: Answer = json.load(answer)
+                    return loaded
+            except urllib.error.HTTPError as error:
+                if error.code == 401:
+                    raise SignedOutError from None
+                if error.code not in (429, 503) or not tries_left:
+                    raise
+                told = error.headers.get("Retry-After", "")
+                wait = min(int(told) if told.isdecimal() else 5, LONGEST_WAIT)
+                # All phones were told the same second: without the spread they come back as one.
+                time.sleep(wait * random.uniform(1, 1.5))
+        raise AssertionError("the last try returns or raises")
+
+
+def main(call: str, *arguments: str) -> int:
+    """Make one call and print what came back; 4 when the session has ended."""
+    environ = os.environ
+    registry = Registry(environ["REGISTRY_URL"], environ["USER_ID"], environ["AUTH_TOKEN"])
+    try:
+        answer = getattr(registry, call)(*arguments)
+    except SignedOutError:
+        print("signed out: sign in again, then register again", file=sys.stderr)
+        return 4
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""How one push goes to FCM (HTTP v1) and to APNs (HTTP/2), and what their answers mean."""
+
+import email.utils
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from outbox import Delivery
+
+FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+BAD_TOKEN = "The registration token is not a valid FCM registration token"  # FCM, error codes
+# A provider closes a connection now and then, with pushes on it: once more, on a new one.
+CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+LONGEST_WAIT = 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider said; the status is 0 when nothing came back."""
+
+    provider: str
+    status: int
+    sent_at: float
+    said: Mapping[str, Any]  # the part of the verdict that is the provider's
+    told: float | None = None  # seconds of Retry-After
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the provider took the push."""
+        return self.status == 200
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the same push will never be taken; what is of the moment is tried again.
+
+        So is what is our own mistake, such as an access token that has expired (401, APNs' 403):
+        it is put right, and then the message still goes out.
+        """
+        if self.provider == "apns":
+            return self.status in (400, 410, 413)
+        dead = (404, "UNREGISTERED"), (403, "SENDER_ID_MISMATCH")
+        return self.status == 400 or (self.status, self.said.get("error")) in dead
+
+    @property
+    def stops_all(self) -> bool:
+        """Whether the next push would meet the same; APNs' 429 is of one device."""
+        return not (
+            self.is_sent or self.is_refused or (self.provider, self.status) == ("apns", 429)
+        )
+
+    def wait(self, tries: int) -> float:
+        """Return seconds to wait: as told; else a minute (FCM's 429), or longer each time."""
+        if self.told is not None:
+            return self.told
+        growing = 60.0 if self.status == 429 else 10.0 * 2 ** min(tries, 10)
+        return min(growing, LONGEST_WAIT) * random.uniform(1, 1.5)
+
+
+class Providers:
+    """Both, over one client that speaks HTTP/2. What is of no configured app is not sent.
+
+    App names come from whoever registers, so they never go into a header or a path: `topics`
+    and `projects` say which APNs topic and which Firebase project an app has.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, settings: Mapping[str, Any]):
+        self._client = client
+        self._settings = settings
+
+    def serves(self, type_: str, app_name: str) -> bool:
+        """Tell whether we send for this app."""
+        return app_name in self._settings["topics" if type_ == "apn" else "projects"]
+
+    async def send(self, delivery: Delivery) -> Answer:
+        """Send one push, and tell what came of it; never raises for a provider's failure."""
+        provider = "apns" if delivery.type == "apn" else "fcm"
+        sent_at = time.time()
+        request = self._apns(delivery) if provider == "apns" else self._fcm(delivery)
+        try:
+            try:
+                response = await self._client.send(request)
+            except CLOSED:
+                response = await self._client.send(request)
+        except httpx.TransportError as error:
+            return Answer(provider, 0, sent_at, {"error": type(error).__name__})
+        said = _apns_said(response) if provider == "apns" else _fcm_said(response)
+        return Answer(provider, response.status_code, sent_at, said, retry_after(response))
+
+    def _fcm(self, delivery: Delivery) -> httpx.Request:
+        project = self._settings["projects"][delivery.app_name]
+        message = {
+            "token": delivery.value,
+            "notification": {"body": delivery.text},
+            # A message that is sent twice is shown once.
+            "android": {"notification": {"tag": str(delivery.message_id)}},
+        }
+        return self._client.build_request(
+            "POST",
+            f"{self._settings['fcm_url']}/v1/projects/{project}/messages:send",
+            headers={"authorization": f"Bearer {self._settings['fcm_access_token']}"},
+            json={"message": message},
+        )
+
+    def _apns(self, delivery: Delivery) -> httpx.Request:
+        name = f"{delivery.message_id} {delivery.app_name} {delivery.value}"
+        return self._client.build_request(
+            "POST",
+            f"{self._settings['apns_url']}/3/device/{quote(delivery.value, safe='')}",
+            headers={
+                "authorization": f"bearer {self._settings['apns_provider_token']}",
+                "apns-topic": self._settings["topics"][delivery.app_name],
+                "apns-push-type": "alert",
+                "apns-id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+                # A message that is sent twice is shown once.
+                "apns-collapse-id": str(delivery.message_id),
+            },
+            json={"aps": {"alert": {"body": delivery.text}}},
+        )
+
+
+def _apns_said(response: httpx.Response) -> dict[str, Any]:
+    body = _object(response)
+    kinds = {"reason": str, "timestamp": int}
+    return {name: body[name] for name, kind in kinds.items() if isinstance(body.get(name), kind)}
+
+
+def _fcm_said(response: httpx.Response) -> dict[str, Any]:
+    """Return FCM's own error code, and whether it is the push token that INVALID_ARGUMENT means.
+
+    It is when FCM says so in so many words, or names no other field; without either the payload
+    may be wrong, and the registry keeps the registration.
+    """
+    error = _object(response).get("error", {})
+    details = {detail.get("@type"): detail for detail in error.get("details", [])}
+    code = details.get(FCM_ERROR, {}).get("errorCode")
+    said = {"error": code or error["status"]} if code or "status" in error else {}
+    if code == "INVALID_ARGUMENT":
+        violations = details.get(BAD_REQUEST, {}).get("fieldViolations", [])
+        fields = {violation.get("field") for violation in violations}
+        said["payloadValid"] = fields == {"message.token"} or error.get("message") == BAD_TOKEN
+    return said
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:  # a proxy's page
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds that Retry-After says, as a number or as a date; None without one."""
+    told = response.headers.get("retry-after", "")
+    try:
+        seconds = float(told) if told.isdecimal() else _until(told)
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), LONGEST_WAIT)
+
+
+def _until(date: str) -> float:
+    return email.utils.parsedate_to_datetime(date).timestamp() - time.time()

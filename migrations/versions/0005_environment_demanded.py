@@ -1,0 +1,42 @@
+"""Contract, 1 of 3: no row without an environment comes any more.
+
+Refuses while rows have none: run `flask push-tokens backfill` first. Looks through push_tokens
+beside whoever reads and writes (ACCESS SHARE), then takes ACCESS EXCLUSIVE for milliseconds. None
+can come in between, as the column has a default and nobody writes null.
+"""
+
+from collections.abc import Sequence
+
+from alembic import op
+
+from migrations.operations import claim, unlimited
+
+revision: str = "0005_environment_demanded"
+down_revision: str | None = "0004_environment"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+REFUSE_UNFILLED = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM push_tokens WHERE environment IS NULL) THEN
+        RAISE EXCEPTION 'push_tokens has rows without an environment'
+            USING HINT = 'run "flask push-tokens backfill" and migrate again.';
+    END IF;
+END $$
+""".strip()
+
+
+def upgrade() -> None:
+    """Refuse while rows are not filled; then demand it of what is written."""
+    unlimited(REFUSE_UNFILLED)
+    claim("push_tokens")
+    op.execute(
+        "ALTER TABLE push_tokens ADD CONSTRAINT ck_push_tokens_environment_there"
+        " CHECK (environment IS NOT NULL) NOT VALID"
+    )
+
+
+def downgrade() -> None:
+    """Demand it no more."""
+    claim("push_tokens")
+    op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")

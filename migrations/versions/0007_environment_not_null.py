@@ -1,0 +1,33 @@
+"""Contract, 3 of 3: push_tokens.environment is NOT NULL.
+
+ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL takes the checked constraint for proof
+and reads no row.
+"""
+
+from collections.abc import Sequence
+
+from alembic import op
+
+from migrations.operations import claim
+
+revision: str = "0007_environment_not_null"
+down_revision: str | None = "0006_environment_checked"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    """Make of the constraint what the models say."""
+    claim("push_tokens")
+    op.execute("ALTER TABLE push_tokens ALTER COLUMN environment SET NOT NULL")
+    op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")
+
+
+def downgrade() -> None:
+    """Allow null again, but for what the constraint of revision 0005 says."""
+    claim("push_tokens")
+    op.execute(
+        "ALTER TABLE push_tokens ADD CONSTRAINT ck_push_tokens_environment_there"
+        " CHECK (environment IS NOT NULL) NOT VALID"
+    )
+    op.execute("ALTER TABLE push_tokens ALTER COLUMN environment DROP NOT NULL")

@@ -1,0 +1,69 @@
+"""A change of the schema under load, while the previous release and this one serve at once."""
+
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+from app.config import ROOT
+from tests.conftest import migrate
+from tests.faults.conftest import opened
+from tests.filled import fill
+from tests.live import serve
+from tests.load import load
+from tests.releases import previous_release
+
+ROWS = 200_000
+BEFORE, EXPANDED = "0003_refresh_heavy_tables", "0004_environment"
+CLIENTS = 20  # of each release
+
+
+def backfill(url: str) -> None:
+    command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
+    subprocess.run(command, cwd=ROOT, env={"DATABASE_URL": url}, check=True, capture_output=True)
+
+
+def test_expand_backfill_and_contract_fail_no_request_of_either_release(
+    new_cluster, folder, measured
+):
+    cluster = new_cluster()
+    cluster.create()
+    cluster.start()
+    cluster.wait_until_up()
+    cluster.create_database()
+    url = cluster.url()
+    migrate(url, "upgrade", BEFORE)
+    fill(url, ROWS)
+    with opened(url) as database:
+        callers = [database.sign_in(f"release{number}") for number in range(2 * CLIENTS)]
+    release = previous_release(folder)
+    with ExitStack() as stack:
+        old = stack.enter_context(serve(url, root=release))
+        former = stack.enter_context(load(f"127.0.0.1:{old.port}", callers[:CLIENTS]))
+        time.sleep(2)
+        begin = time.monotonic()
+        time.sleep(10)
+        alone = former.percentile(0.99, begin)
+        begin = time.monotonic()
+        migrate(url, "upgrade", EXPANDED)
+        with (
+            serve(url, probe="/healthz") as new,  # not /readyz: it is not at its revision yet
+            load(f"127.0.0.1:{new.port}", callers[CLIENTS:]) as latter,
+        ):
+            time.sleep(2)
+            backfill(url)
+            migrate(url, "upgrade", "head")
+            time.sleep(5)
+        during = former.percentile(0.99, begin)
+        migrate(url, "downgrade", BEFORE)
+        time.sleep(2)
+    measured(p99_before=alone, p99_during=during, p99_of_the_new=latter.percentile(0.99, 0))
+    assert not former.failures()
+    assert not latter.failures()
+    assert min(former.acknowledged(), latter.acknowledged()) > 500
+    assert during <= 2 * alone
+    with opened(url) as database:
+        assert former.lost(database.connection) == []
+        assert latter.lost(database.connection) == []
+        # Back at the earlier revision nothing but the column is gone.
+        assert len(database.push_tokens()) >= ROWS

@@ -1,6 +1,7 @@
 """How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
 import gc
+import logging.config
 import shutil
 import subprocess
 import sys
@@ -90,3 +91,11 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Have `logging` forget its handlers while all is there that this needs.
+
+    Else they go with the modules, after gevent's, and Python tells that in traces on stderr.
+    """
+    logging.config.dictConfig({"version": 1})

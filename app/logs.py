@@ -79,5 +79,6 @@ def config(level: str) -> dict[str, Any]:
             }
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
-        "loggers": {"gunicorn.error": loud},
+        # alembic names each of its plugins to every worker that starts.
+        "loggers": {"gunicorn.error": loud, "alembic": {"level": "WARNING"}},
     }

@@ -232,3 +232,14 @@ class TestLog:
         for word in (secret, auth_token, service_key, alice.token_hash.hex()):
             assert word not in written
         assert all(isinstance(line, dict) for line in lines(log))
+
+    def test_it_is_json_to_the_end(self, database_url, log, alice):
+        """Also what Python says of a worker's modules as they go."""
+        with serve(database_url, log=log, LOG_LEVEL="info") as live:
+            for n in range(10):
+                ask(live, URL, body(value=f"t{n}"), **alice.headers)
+            live.process.send_signal(signal.SIGHUP)
+            time.sleep(2)
+        said = [line["message"] for line in lines(log)]
+        assert said[-1] == "Shutting down: Master"
+        assert not [message for message in said if "plugin" in str(message)]

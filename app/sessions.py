@@ -78,8 +78,8 @@ def put(announced: Sequence[Mapping[str, Any]], days: int) -> None:
     """Take over sessions: `user_id`, `token_hash` and maybe `expires_at` of each.
 
     Without an end it is `days` days from now, with None it never ends. Whoever was only a holder
-    of imported registrations can sign in from here on. Raises ForeignHashError, with nothing done,
-    for hashes that are known for another user.
+    of imported registrations can sign in from here on. Raises ForeignHashError for hashes that are
+    known for another user: then nothing may be committed.
     """
     default = db.session.scalars(select(func.now())).one() + timedelta(days=days)
     users: dict[bytes, str] = {}

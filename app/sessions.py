@@ -148,7 +148,8 @@ def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = 
     Without an end it is `days` days from now, with None it never ends. Whoever was only a holder
     of imported registrations can sign in from here on. What is announced needs nobody to confirm
     it; with `confirmed` it was true just now, and the identity provider is asked again in time.
-    Raises ForeignHashError, with nothing done, for hashes that are known for another user.
+    Raises ForeignHashError for hashes that are known for another user: then nothing may be
+    committed.
     """
     default = db.session.scalars(select(func.now())).one() + timedelta(days=days)
     users: dict[bytes, str] = {}

@@ -440,7 +440,11 @@ def test_registrations_meanwhile_never_fail_and_never_lose(
 
 
 def test_an_interrupted_import_says_what_it_has_done(database_url, database):
-    with start_import(database_url, Path("-"), stdin=subprocess.PIPE) as process:
+    # What ignores the signal, like a shell's background jobs, would have its children do so, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start_import(database_url, Path("-"), stdin=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
+    with process:
         # More than is read at a time.
         process.stdin.write(ndjson(*(row(f"t{n}") for n in range(20_000))))
         process.stdin.flush()

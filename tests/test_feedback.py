@@ -221,6 +221,6 @@ def test_a_registration_renewed_meanwhile_is_never_removed(
 @pytest.mark.parametrize("value", [1, 0, "yes", "true", None])
 def test_what_vouches_for_a_removal_is_true_or_false_and_nothing_like_it(call, value):
     for name in ("payloadValid", "credentialsValid"):
-        answer = call(FEEDBACK, {"results": [verdict(**{name: value})]})
+        answer = call(FEEDBACK, {"results": [verdict() | {name: value}]})
         assert answer.status_code == 400
         assert answer.json["error"].startswith(f"results.0.{name}: ")

@@ -14,7 +14,7 @@ from app.config import ROOT, Settings, hand_on
 settings = Settings.from_env()
 
 bind = f"127.0.0.1:{settings.port}"
-workers = settings.web_concurrency
+workers = settings.web_concurrency  # measured with two on two cores; other counts are untried
 worker_class = "app.gunicorn_worker.JsonGeventWorker"
 worker_connections = 1000  # a worker; more wait in the socket's queue
 # A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL

@@ -20,7 +20,7 @@ import psycopg
 
 from app import embedded
 from app.config import ROOT
-from app.registration_sql import COLUMNS, PLAN, REGISTER, fresh_id
+from app.registration_sql import COLUMNS, PLAN, REGISTER_MANY, fresh_id
 from bench import rig
 from bench.growth import updates
 
@@ -51,9 +51,10 @@ def refresh(url: str, rows: int, number: int, moved: float, seed: int) -> None:
                 ["chat.example"] * GROUP,
                 list(tokens),
                 list(kinds),
+                ["production"] * GROUP,
                 [fresh_id() for _ in drawn],
             )
-            connection.execute(REGISTER, dict(zip(COLUMNS, values, strict=True)))
+            connection.execute(REGISTER_MANY, dict(zip(COLUMNS, values, strict=True)))
 
 
 def sizes(connection: psycopg.Connection) -> tuple[float, float]:

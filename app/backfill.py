@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import and_, select, update
 
+from app.arrays import among
 from app.models import PushToken, db
 from app.purge import Step, slices
 from app.schemas import PRODUCTION
@@ -24,11 +25,11 @@ def environment() -> Iterator[Step]:
     for examined, ids in slices(PushToken.id, UNFILLED):
         filled = 0
         if ids:
-            unfilled = and_(PushToken.id.in_(ids), UNFILLED)
+            unfilled = and_(among(PushToken.id, ids), UNFILLED)
             in_order = select(PushToken.id).where(unfilled)
             in_order = in_order.order_by(PushToken.app_name, PushToken.token).with_for_update()
             ours = db.session.scalars(in_order).all()
-            fill = update(PushToken).where(PushToken.id.in_(ours), UNFILLED)
+            fill = update(PushToken).where(among(PushToken.id, ours), UNFILLED)
             done = db.session.execute(
                 fill.values(environment=PRODUCTION).returning(PushToken.id),
                 execution_options={"synchronize_session": False},

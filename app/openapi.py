@@ -50,7 +50,7 @@ def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
     elif isinstance(field, DeviceId):
         shape = {"anyOf": [text(MAX_DEVICE_ID, 0), {"enum": [None, False, 0]}]}
     elif isinstance(field, Environment):
-        shape = {"enum": [*ENVIRONMENTS, "", None, False, 0]}
+        shape = {"enum": [*ENVIRONMENTS, "", None]}
     elif isinstance(field, HashedToken):
         length = {"minLength": 44, "maxLength": 44}
         shape = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$", **length}
@@ -113,12 +113,17 @@ def _operation(endpoint: str, call: Call, assets: list[str]) -> Json:
         what["security"] = [{"serviceKey": []}]
         what["description"] += f" Scope: `{call.guard}`."
     if call.schema:
-        shape = {"schema": {"$ref": f"#/components/schemas/{call.schema.__name__}"}}
+        ref: Json = {"$ref": f"#/components/schemas/{call.schema.__name__}"}
+        texts = dict.fromkeys(("environment",), STRING)  # a form has no null
+        shape: Json = {
+            JSON: {"schema": ref},
+            FORM: {"schema": {"allOf": [ref, {"properties": texts}]}},
+        }
         kinds = (JSON,) if call.tag == "Services" else (JSON, FORM)
         what["requestBody"] = {
             # The query of a DELETE does as well, and OpenAPI cannot say: one of the two.
             "required": call.schema is not RemovePushToken,
-            "content": {kind: shape | {"example": call.body} for kind in kinds},
+            "content": {kind: shape[kind] | {"example": call.body} for kind in kinds},
         }
     if endpoint == "client_api.remove_push_token":
         # Not limited by its schema: where the body names one, this is not looked at.

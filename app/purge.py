@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select, 
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app import push_tokens, sessions
+from app.arrays import among
 from app.models import PushToken, UserSession, db
 
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
@@ -77,10 +78,10 @@ def hollow_sessions() -> Iterator[Step]:
     for examined, found in slices(UserSession.token_hash, hollow):
         removed = 0
         if found:
-            ours = select(UserSession.token_hash).where(UserSession.token_hash.in_(found))
+            ours = select(UserSession.token_hash).where(among(UserSession.token_hash, found))
             in_order = ours.order_by(UserSession.token_hash).with_for_update(skip_locked=True)
             locked = db.session.scalars(in_order).all()
-            gone = delete(UserSession).where(UserSession.token_hash.in_(locked), hollow)
+            gone = delete(UserSession).where(among(UserSession.token_hash, locked), hollow)
             returned = gone.returning(UserSession.token_hash)
             removed = len(db.session.execute(returned).all())
         yield Step(examined, removed)
@@ -93,7 +94,7 @@ def expired_sessions() -> Iterator[tuple[int, int, int]]:
         ended = (0, 0)
         if found:
             # The condition again: a session may have been announced anew meanwhile.
-            ended = sessions.end(and_(UserSession.token_hash.in_(found), expired))
+            ended = sessions.end(and_(among(UserSession.token_hash, found), expired))
         yield examined, *ended
 
 
@@ -113,7 +114,7 @@ def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
     """Remove those of the ids that are still doomed and that nobody holds."""
     if not ids:
         return 0
-    return push_tokens.remove_where(and_(PushToken.id.in_(ids), doomed), skip_locked=True)
+    return push_tokens.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
 
 
 def _crowded(keep: int) -> Iterator[str]:

@@ -68,11 +68,6 @@ class DeviceType(BodyParam):
         return str(value)
 
 
-def is_absent(value: Any) -> bool:
-    """Tell whether JavaScript calls it falsy: in an optional field that is as good as nothing."""
-    return value is None or (isinstance(value, str | bool | int | float) and not value)
-
-
 class DeviceId(fields.Field[str | None]):
     """The optional `id`: whatever JavaScript calls falsy counts as absent, as in Rocket.Chat."""
 
@@ -80,7 +75,7 @@ class DeviceId(fields.Field[str | None]):
         super().__init__(load_default=None, allow_none=True)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str | None:
-        if is_absent(value):
+        if isinstance(value, str | bool | int | float) and not value:
             return None
         if not isinstance(value, str) or not is_storable(value, MAX_DEVICE_ID):
             problem = ('The required "id" body param is invalid.', "error-id-param-not-valid")
@@ -95,8 +90,8 @@ class Environment(fields.Field[str]):
         super().__init__(load_default=PRODUCTION)
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        """Return the environment; what is as good as absent is production."""
-        return super().deserialize(missing if is_absent(value) else value, *args, **kwargs)
+        """Return the environment; null and the empty text count as absent."""
+        return super().deserialize(missing if value in (None, "") else value, *args, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         if value not in ENVIRONMENTS:

@@ -130,7 +130,7 @@ class Narrowing(ServiceSchema):
     app_name = Text(MAX_APP_NAME, data_key="appName")
     type = fields.String(validate=validate.OneOf(["apn", "gcm"]))
     environment = fields.String(validate=validate.OneOf(ENVIRONMENTS))
-    with_environment = fields.Boolean(data_key="withEnvironment", load_default=False)
+    with_environment = Flag(data_key="withEnvironment", load_default=False)
 
 
 class Lookup(Narrowing):

@@ -7,13 +7,10 @@ from typing import Any, NamedTuple
 from typing import cast as as_type
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     LargeBinary,
     Text,
     and_,
-    any_,
-    bindparam,
     cast,
     delete,
     func,
@@ -29,7 +26,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app import push_tokens
-from app.arrays import as_table
+from app.arrays import among, as_table
 from app.hashes import hash_secret
 from app.models import PushToken, UserSession, db, is_live, lets_in
 
@@ -70,9 +67,8 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     ordered = select(UserSession.token_hash).where(which).order_by(UserSession.token_hash)
     locked = db.session.scalars(ordered.with_for_update()).all()
     # An array, as a user may have more sessions than a statement may have parameters.
-    theirs = any_(bindparam("locked", locked, type_=ARRAY(LargeBinary)))
-    removed = push_tokens.remove_where(PushToken.session_hash == theirs)
-    db.session.execute(delete(UserSession).where(UserSession.token_hash == theirs))
+    removed = push_tokens.remove_where(among(PushToken.session_hash, locked))
+    db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
     return len(locked), removed
 
 

@@ -155,7 +155,7 @@ def test_the_examples_of_wrong_fields_are_what_the_service_answers(document, app
             content = operation["responses"]["400"]["content"]["application/json"]
             assert examples(content)[place] == said
             called += 1
-    assert called == 10
+    assert called == 11
 
 
 def test_the_shared_errors_are_what_the_service_answers(document, client, caller, issue):

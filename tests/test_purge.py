@@ -112,7 +112,7 @@ def test_leaves_what_was_renewed_since_it_was_found(register, app, database):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(purge, "_remove", renew_first)
             steps = purge.unseen(since, dry_run=False)
-            assert sum(step.removed for step in steps) == 1
+            assert sum(step.changed for step in steps) == 1
         purge.db.session.commit()
     assert left(database) == ["t1"]
 

@@ -346,13 +346,6 @@ class TestSessionsPut:
         refused(call(PUT, {"sessions": twice}), "sessions.1.hashedToken: ")
         assert [r["user_id"] for r in database.rows("SELECT * FROM user_sessions")] == ["alice"]
 
-    def test_an_announced_session_is_a_verified_one(self, call, database, alice):
-        session = {"userId": "alice", "hashedToken": hashed(alice.auth_token)}
-        rows = "SELECT verified_at > now() - interval '1 minute' AS now FROM user_sessions"
-        assert database.rows(rows) == [{"now": None}]
-        call(PUT, {"sessions": [session]})
-        assert database.rows(rows) == [{"now": True}]
-
     def test_takes_a_thousand_and_the_same_one_twice(self, call, database):
         many = [{"userId": f"u{n}", "hashedToken": hashed(str(n))} for n in range(999)]
         assert call(PUT, {"sessions": [*many, many[0]]}).json["sessions"] == 1000

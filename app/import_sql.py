@@ -68,13 +68,14 @@ ORDER BY session_hash, line
 ON CONFLICT (token_hash) DO UPDATE SET can_sign_in = user_sessions.can_sign_in WHERE false
 """
 
+# The sessions are looked up one by one, not joined: a join may as well go through all sessions, and
+# through the batch for each, as long as PostgreSQL takes a table that grows for small.
 LOCK_SESSIONS = """
-SELECT u.token_hash
-FROM user_sessions u
-JOIN (SELECT DISTINCT session_hash FROM winners) w ON w.session_hash = u.token_hash
-WHERE u.can_sign_in
-ORDER BY u.token_hash
-FOR KEY SHARE OF u
+SELECT token_hash
+FROM user_sessions
+WHERE can_sign_in AND token_hash = ANY (ARRAY(SELECT DISTINCT session_hash FROM winners))
+ORDER BY token_hash
+FOR KEY SHARE
 """
 
 MERGE = """
@@ -84,7 +85,7 @@ INSERT INTO push_tokens
 SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
     w.updated_at, w.environment
 FROM winners w
-JOIN user_sessions u ON u.token_hash = w.session_hash AND u.user_id = w.user_id
+WHERE w.user_id = (SELECT user_id FROM user_sessions WHERE token_hash = w.session_hash)
 ORDER BY w.app_name, w.token
 ON CONFLICT (app_name, token) DO UPDATE SET
     id = excluded.id, type = excluded.type, user_id = excluded.user_id,

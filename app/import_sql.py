@@ -68,8 +68,8 @@ ORDER BY session_hash, line
 ON CONFLICT (token_hash) DO UPDATE SET can_sign_in = user_sessions.can_sign_in WHERE false
 """
 
-# The sessions are looked up one by one, not joined: a join may as well go through all sessions, and
-# through the batch for each, as long as PostgreSQL takes a table that grows for small.
+# The sessions are looked up one by one, not joined: a join may as well go through all sessions,
+# and through the batch for each, as long as PostgreSQL takes a table that grows for small.
 LOCK_SESSIONS = """
 SELECT token_hash
 FROM user_sessions

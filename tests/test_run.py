@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 
+import psycopg
 import pytest
 
 from app.config import ROOT
+from tests.conftest import migrate
+from tests.filled import fill
 from tests.live import free_port
 
 
@@ -71,3 +74,24 @@ def processes_of(session: int) -> list[str]:
         check=False,
     )
     return [line for line in listed.stdout.splitlines() if " Z" not in line]
+
+
+def test_a_database_of_an_earlier_release_is_filled(new_database):
+    """What rows lack that a migration demands is filled on the way."""
+    url = new_database()
+    migrate(url, "upgrade", "0003_refresh_heavy_tables")
+    fill(url)
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.run"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url, "PORT": str(port)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert any("Ctrl-C" in line for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    with psycopg.connect(url) as connection:
+        query = "SELECT DISTINCT environment FROM push_tokens"
+        assert connection.execute(query).fetchall() == [("production",)]

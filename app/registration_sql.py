@@ -153,7 +153,7 @@ def register(
 # The statements have one good plan, through the indexes, for one row and for a hundred. Left to
 # itself PostgreSQL plans again for each lone registration (0.27 of 0.82 ms), and a plan made
 # while the tables were empty would read them whole, or compare every row with every other.
-# Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) at each execution.
+# Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
 PLAN = (
     "SET jit = off",
     "SET plan_cache_mode = force_generic_plan",

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import BinaryIO
@@ -198,11 +199,21 @@ def _run(what: str, steps: Iterator[purge.Step], size: float = 0) -> int:
 def backfill_push_tokens() -> None:
     """Fill what a revision added, in rows that were there before; the next revision demands it.
 
-    Works in short transactions beside the running service, and may be stopped and run again.
+    Works in short transactions beside the running service, and may be stopped and run again. It
+    rests after each for as long as that took: whoever registers meanwhile comes first.
     """
     size = purge.estimated_rows()
     db.session.commit()
-    say(environment=_run("environment", backfill.environment(), size))
+    say(environment=_run("environment", _resting(backfill.environment()), size))
+
+
+def _resting(steps: Iterator[purge.Step]) -> Iterator[purge.Step]:
+    """Give the steps, and sleep after each for as long as it and its commit took."""
+    started = time.monotonic()
+    for step in steps:
+        yield step
+        time.sleep(time.monotonic() - started)
+        started = time.monotonic()
 
 
 @push_tokens_group.command("stats")

@@ -66,8 +66,10 @@ def save(name: str) -> None:
 
 def main() -> None:
     """Draw what was measured."""
-    draw_registrations(json.loads((FOLDER / "results.json").read_text()))
-    draw_growth(json.loads((FOLDER / "growth.json").read_text()))
+    for name, draw in {"results": draw_registrations, "growth": draw_growth}.items():
+        path = FOLDER / f"{name}.json"
+        if path.exists():
+            draw(json.loads(path.read_text()))
 
 
 if __name__ == "__main__":

@@ -90,6 +90,13 @@ class Cluster:
         host = quote(str(self.folder), safe="")
         return f"postgresql:///{dbname}?user=postgres&host={host}&port={self.port}"
 
+    def serve(self) -> None:
+        """Make it, start it, and make the registry's database, empty."""
+        self.create()
+        self.start()
+        self.wait_until_up()
+        self.create_database()
+
     def signal(self, number: int) -> None:
         """Send a signal to the server and all its processes."""
         assert self.process

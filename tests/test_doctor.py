@@ -220,10 +220,7 @@ def test_a_role_that_may_not_write(roles):
 def test_a_standby_and_a_frozen_server():
     cluster = Cluster()
     try:
-        cluster.create()
-        cluster.start()
-        cluster.wait_until_up()
-        cluster.create_database()
+        cluster.serve()
         migrate(cluster.url(), "upgrade", "head")
         cluster.kill()
         (cluster.data / "standby.signal").touch()

@@ -84,10 +84,7 @@ def cluster() -> Iterator[Cluster]:
     part("pgbouncer")
     cluster = Cluster()
     try:
-        cluster.create()
-        cluster.start()
-        cluster.wait_until_up()
-        cluster.create_database()
+        cluster.serve()
         migrate(cluster.url(), "upgrade", "head")
         yield cluster
     finally:

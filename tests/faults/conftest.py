@@ -62,10 +62,7 @@ def new_cluster() -> Iterator[Callable[[], Cluster]]:
 def cluster(new_cluster) -> Cluster:
     """A running server with the registry's database."""
     cluster = new_cluster()
-    cluster.create()
-    cluster.start()
-    cluster.wait_until_up()
-    cluster.create_database()
+    cluster.serve()
     migrate(cluster.url(), "upgrade", "head")
     return cluster
 

@@ -27,10 +27,7 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     new_cluster, folder, measured
 ):
     cluster = new_cluster()
-    cluster.create()
-    cluster.start()
-    cluster.wait_until_up()
-    cluster.create_database()
+    cluster.serve()
     url = cluster.url()
     migrate(url, "upgrade", BEFORE)
     fill(url, ROWS)

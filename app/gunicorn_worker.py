@@ -1,7 +1,9 @@
 """gunicorn's worker, answering in JSON even what never reaches Flask."""
 
 import socket
+import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import gevent
@@ -24,8 +26,18 @@ def write_json_error(client: socket.socket, status: int, reason: str, _: str) ->
     util.write_nonblock(client, head.encode() + body)
 
 
-# gunicorn has no setting for its error page, and its one function for it is looked up here.
+_date_of = lru_cache(1)(util.http_date)
+
+
+def http_date(timestamp: float | None = None) -> str:
+    """Write a moment (seconds since 1970; now) as a header does, anew once a second."""
+    written: str = _date_of(int(time.time() if timestamp is None else timestamp))
+    return written
+
+
+# gunicorn has no setting for its error page nor its clock, and looks both functions up here.
 util.write_error = write_json_error
+util.http_date = http_date
 
 
 class OneSend:
@@ -52,7 +64,10 @@ class OneSend:
         """Send what was kept."""
         if self._unsent:
             unsent, self._unsent = self._unsent, b""
-            self._client.sendall(unsent)
+            # Nearly always all of it; gevent's sendall asks for the buffer's size first.
+            sent = self._client.send(unsent)
+            if sent < len(unsent):
+                self._client.sendall(unsent[sent:])
 
 
 class JsonGeventWorker(GeventWorker):  # type: ignore[misc]

@@ -2,12 +2,19 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import time
 import urllib.request
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
+import gevent
+import gevent.socket
+
+from app.gunicorn_worker import OneSend
 from tests.factories import body
 from tests.live import Live, serve
 
@@ -77,3 +84,22 @@ def test_no_header_says_where_a_request_goes(live):
     request = f"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{spoofed}\r\n"
     answer = live.exchange(request.encode())
     assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+def test_an_answer_says_when_it_was_made(live):
+    head, _, _ = live.exchange(
+        b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+    ).partition(b"\r\n\r\n")
+    (date,) = [line for line in head.split(b"\r\n") if line.startswith(b"Date: ")]
+    said = parsedate_to_datetime(date.removeprefix(b"Date: ").decode())
+    assert abs((datetime.now(UTC) - said).total_seconds()) < 3
+
+
+def test_what_does_not_fit_the_sockets_buffer_is_sent_too():
+    ours, theirs = gevent.socket.socketpair()
+    whole = random.randbytes(3_000_000)
+    with ours, theirs:
+        client = OneSend(ours)
+        sender = gevent.spawn(lambda: (client.sendall(whole), client.flush(), ours.close()))
+        assert theirs.makefile("rb").read() == whole
+        sender.get()

@@ -63,8 +63,9 @@ def on_starting(server: Any) -> None:
 def on_exit(server: Any) -> None:
     """Stop the embedded PostgreSQL unless another command uses it."""
     embedded.server.release()
-    # After an upgrade by USR2 the new master counts on in the same folder.
-    if (folder := getattr(server, "metrics_folder", None)) and not server.reexec_pid:
+    # After an upgrade by USR2 the new master has a folder of its own: gunicorn starts it with the
+    # environment that this one was started with.
+    if folder := getattr(server, "metrics_folder", None):
         shutil.rmtree(folder, ignore_errors=True)
 
 

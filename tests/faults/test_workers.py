@@ -147,6 +147,8 @@ def test_an_upgrade_of_gunicorn_itself_by_usr2_fails_no_request(cluster, callers
     program = str(Path(sys.executable).with_name("gunicorn"))
     command = [program, "-c", "python:app.gunicorn_conf", "-b", f"unix:{path}", "wsgi:app"]
     environ = {**os.environ, "DATABASE_URL": cluster.url(), "LOG_LEVEL": "warning"}
+    environ["TMPDIR"] = str(folder)
+    metrics = "push-registry-metrics-*"
     with (
         subprocess.Popen(command, cwd=ROOT, env=environ) as old,
         nginx(folder / "nginx", path, changes=NO_LIMITS) as proxy,
@@ -164,8 +166,11 @@ def test_an_upgrade_of_gunicorn_itself_by_usr2_fails_no_request(cluster, callers
             ended = time.monotonic()
             clients.first_success(ended)
             time.sleep(2)
+        (kept,) = folder.glob(metrics)
+        assert list(kept.iterdir())
         os.kill(new, signal.SIGTERM)
         wait_for(lambda: is_stopped(new))
+    assert not list(folder.glob(metrics))
     assert clients.statuses(ready).keys() == {200}
     assert len(clients.outcomes(ended)) > 100
     with opened(cluster.url()) as database:

@@ -44,14 +44,18 @@ def require_credentials() -> None:
 
 
 def require_service_key(scope: str) -> None:
-    """Let in who shows a live service key (`Authorization: Bearer`); 403 without the scope."""
+    """Let in who shows a live service key (`Authorization: Bearer`); 403 without the scope.
+
+    Whose key it is, is `g.service` from here on.
+    """
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    scopes = None
+    found = None
     if scheme.lower() == "bearer" and key:
         key_hash = hash_secret(key.strip().encode("latin-1", "replace"))
-        scopes = retrying(lambda: service_keys.scopes_of(key_hash))
-    if scopes is None:
+        found = retrying(lambda: service_keys.find(key_hash))
+    if found is None:
         raise errors.unauthorized()
+    g.service, scopes = found
     if scope not in scopes:
         raise errors.forbidden()
 

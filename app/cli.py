@@ -138,12 +138,16 @@ def list_service_keys() -> None:
 @service_keys_group.command("revoke")
 @click.argument("name", type=UserId())
 @click.option("--keep-latest", is_flag=True, help="Leave the key that was issued last.")
-def revoke_service_keys(name: str, keep_latest: bool) -> None:
-    """Revoke the keys of the service NAME; it is let in no more from the next request on."""
-    revoked = service_keys.revoke(name, keep_latest=keep_latest)
+@click.option("--key-id", help="Revoke this one only; `list` shows it.")
+def revoke_service_keys(name: str, keep_latest: bool, key_id: str | None) -> None:
+    """Revoke the keys of the service NAME; they let nobody in from the next request on."""
+    if keep_latest and key_id:
+        raise click.UsageError("Say which: either --keep-latest or --key-id.")
+    revoked = service_keys.revoke(name, keep_latest=keep_latest, key_id=key_id)
     db.session.commit()
     if not revoked:
-        click.echo(f"No live key bears the name {name!r}.", err=True)
+        which = f" and the id {key_id!r}" if key_id else ""
+        click.echo(f"No live key bears the name {name!r}{which}.", err=True)
     say(name=name, revoked=revoked)
 
 

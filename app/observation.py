@@ -33,11 +33,18 @@ def begin(environ: "WSGIEnvironment") -> str:
     return request_id
 
 
-def end(environ: "WSGIEnvironment", route: str, status: int, user_id: str | None) -> None:
+def end(
+    environ: "WSGIEnvironment",
+    route: str,
+    status: int,
+    user_id: str | None,
+    service: str | None = None,
+) -> None:
     """Count an answered request, and write its line at level info.
 
     The line is written past `logging`, whose records cost more than all the rest of a
-    registration's Python. It holds the route's pattern: a path may hold a push token.
+    registration's Python. It holds the route's pattern, as a path may hold a push token, and who
+    was let in: a user, or the service by its key's name.
     """
     seconds = time.perf_counter() - environ[STARTED]
     method = environ["REQUEST_METHOD"] if route != UNKNOWN else UNKNOWN
@@ -56,6 +63,8 @@ def end(environ: "WSGIEnvironment", route: str, status: int, user_id: str | None
         "milliseconds": round(seconds * 1000, 2),
         "user_id": user_id,
     }
+    if service is not None:
+        line["service"] = service
     sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
 
 
@@ -67,7 +76,7 @@ def _end(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else UNKNOWN
         proven = response.status_code != 401 and "credentials" in g
         user_id = g.credentials.user_id if proven else None
-        end(environ, route, response.status_code, user_id)
+        end(environ, route, response.status_code, user_id, g.get("service"))
     return response
 
 

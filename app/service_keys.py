@@ -9,6 +9,7 @@ from app.hashes import hash_secret
 from app.models import ServiceKey, db
 
 SCOPES = ("lookup", "feedback", "sessions")
+_key_id = func.left(func.encode(ServiceKey.key_hash, "hex"), 8)  # to name a key, and no way in
 
 
 def issue(name: str, scopes: Iterable[str]) -> str:
@@ -19,12 +20,13 @@ def issue(name: str, scopes: Iterable[str]) -> str:
     return key
 
 
-def scopes_of(key_hash: bytes) -> list[str] | None:
-    """Return the scopes of the live key of this SHA-256, None when there is none."""
-    live = select(ServiceKey.scopes).where(
+def find(key_hash: bytes) -> tuple[str, list[str]] | None:
+    """Return name and scopes of the live key of this SHA-256, None when there is none."""
+    live = select(ServiceKey.name, ServiceKey.scopes).where(
         ServiceKey.key_hash == key_hash, ServiceKey.revoked_at.is_(None)
     )
-    return db.session.scalar(live)
+    found = db.session.execute(live).one_or_none()
+    return found and (found.name, found.scopes)
 
 
 def all_keys() -> Sequence[RowMapping]:
@@ -32,7 +34,7 @@ def all_keys() -> Sequence[RowMapping]:
     shown = select(
         ServiceKey.name,
         ServiceKey.scopes,
-        func.left(func.encode(ServiceKey.key_hash, "hex"), 8).label("key_id"),
+        _key_id.label("key_id"),
         ServiceKey.created_at,
         ServiceKey.revoked_at,
     )
@@ -41,11 +43,13 @@ def all_keys() -> Sequence[RowMapping]:
     )
 
 
-def revoke(name: str, *, keep_latest: bool) -> int:
-    """Revoke the live keys of a name, all or all but the latest; return how many."""
+def revoke(name: str, *, keep_latest: bool = False, key_id: str | None = None) -> int:
+    """Revoke the live keys of a name: all, all but the latest, or one; return how many."""
     live = select(ServiceKey.key_hash).where(
         ServiceKey.name == name, ServiceKey.revoked_at.is_(None)
     )
+    if key_id:
+        live = live.where(_key_id == key_id)
     oldest_last = live.order_by(ServiceKey.created_at.desc(), ServiceKey.key_hash)
     doomed = db.session.scalars(oldest_last.offset(1 if keep_latest else 0)).all()
     gone = update(ServiceKey).where(ServiceKey.key_hash.in_(doomed))

@@ -176,6 +176,16 @@ class TestLog:
             (line,) = [line for line in lines(log) if line.get("request_id") == request_id]
             assert (line["route"], line["status"], line["user_id"]) == (route, status, None)
 
+    def test_a_service_is_named_by_its_key_where_it_was_let_in(self, logged, log, issue):
+        known, unknown = issue("lookup", name="sender"), {"Authorization": "Bearer unknown"}
+        calls = [("lookup", known, 200), ("feedback", known, 403), ("lookup", unknown, 401)]
+        for call, headers, expected in calls:
+            fields = {"userIds": ["alice"]}
+            status, _, _ = ask(logged, f"/api/v1/push.tokens.{call}", fields, **headers)
+            assert status == expected
+        found = [line for line in lines(log) if "push.tokens." in str(line.get("route"))]
+        assert [line.get("service") for line in found] == ["sender", "sender", None]
+
     def test_an_error_has_its_trace_in_the_log_and_never_in_the_answer(
         self, logged, log, alice, table_away
     ):

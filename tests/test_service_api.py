@@ -88,6 +88,21 @@ class TestKeys:
         assert json.loads(again.stdout)["revoked"] == 0
         assert "No live key bears the name 'sender'." in again.stderr
 
+    def test_one_key_of_a_name_is_revoked_by_its_id(self, client, issue, runner):
+        leaked, other = issue("lookup"), issue("lookup")
+        key = leaked["Authorization"].removeprefix("Bearer ")
+        key_id = hashlib.sha256(key.encode()).hexdigest()[:8]
+        revoke = ["service-keys", "revoke", "sender", "--key-id"]
+        wrong = runner.invoke(args=[*revoke, "00000000"])
+        assert json.loads(wrong.stdout)["revoked"] == 0
+        assert "No live key bears the name 'sender' and the id '00000000'." in wrong.stderr
+        assert json.loads(runner.invoke(args=[*revoke, key_id]).stdout)["revoked"] == 1
+        assert client.post(LOOKUP, json={}, headers=leaked).status_code == 401
+        assert client.post(LOOKUP, json={}, headers=other).status_code == 400
+        both = runner.invoke(args=[*revoke, key_id, "--keep-latest"])
+        assert both.exit_code == 2
+        assert "either --keep-latest or --key-id" in both.stderr
+
     def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, runner):
         def statuses() -> set[int]:
             """Return the answers to as many connections as meet both workers."""

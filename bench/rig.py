@@ -24,10 +24,14 @@ WORKERS = 2
 def start_server(folder: Path) -> embedded.Server:
     """Start the embedded server on a folder of its own, migrated."""
     server = embedded.Server(folder)
-    environ = {**os.environ, "DATABASE_URL": server.acquire()}
-    alembic = [sys.executable, "-m", "alembic", "upgrade", "head"]
-    subprocess.run(alembic, cwd=ROOT, env=environ, check=True)
+    migrate(server.acquire())
     return server
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest revision."""
+    alembic = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    subprocess.run(alembic, cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, check=True)
 
 
 def auth_token(number: int) -> str:

@@ -1,6 +1,10 @@
 """`environment`: which of APNs' two gateways knows a push token."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import psycopg
 import pytest
@@ -165,6 +169,35 @@ class TestBackfill:
                 ("sandbox", sandbox),
             ]
             assert connection.execute(before).fetchone() == untouched
+
+    def test_killed_in_the_middle_and_run_again(self, new_database, new_app):
+        url = new_database()
+        migrate(url, "upgrade", "0003_refresh_heavy_tables")
+        fill(url, 50_000)
+        migrate(url, "upgrade", EXPANDED)
+        left = "SELECT count(*) FROM push_tokens WHERE environment IS NULL"
+        command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
+        with (
+            psycopg.connect(url, autocommit=True) as connection,
+            subprocess.Popen(
+                command,
+                env={**os.environ, "DATABASE_URL": url},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as process,
+        ):
+            remaining = 50_000
+            while remaining == 50_000 and process.poll() is None:
+                time.sleep(0.01)
+                remaining = connection.execute(left).fetchone()[0]
+            process.kill()
+            process.wait()
+            remaining = connection.execute(left).fetchone()[0]
+            assert 0 < remaining < 50_000
+            runner = new_app(database_url=url).test_cli_runner()
+            again = runner.invoke(args=["push-tokens", "backfill"])
+            assert json.loads(again.stdout) == {"environment": remaining}
+            assert connection.execute(left).fetchone() == (0,)
 
     def test_senders_take_what_is_not_filled_for_production(self, expanded, new_app):
         app = new_app(database_url=expanded)

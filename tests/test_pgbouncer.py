@@ -208,6 +208,27 @@ def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, d
     assert prepared_by_us(bouncer) == []
 
 
+def test_a_pgbouncer_that_is_away_under_load_loses_nothing(cluster, bouncer, database):
+    callers = [database.sign_in(f"user{number}") for number in range(40)]
+    with (
+        serve(bouncer.url, DATABASE_POOLER="transaction") as live,
+        load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
+    ):
+        for away in (0, 1):  # a restart, and an outage
+            clients.first_success(time.monotonic())
+            time.sleep(2)
+            bouncer.stop()
+            time.sleep(away)
+            bouncer.start()
+            back = time.monotonic()
+            assert clients.first_success(back) - back < 2
+        time.sleep(3)
+    assert clients.statuses().keys() <= {200, 503}
+    assert not [o for o in clients.outcomes() if o.begin > back + 2 and o.status != 200]
+    assert clients.acknowledged() > 200
+    assert clients.lost(database.connection) == []
+
+
 def test_a_restarted_pgbouncer_fails_nobody(cluster, bouncer, database):
     """All its clients lose their connections at once, and try again on new ones."""
     caller = database.sign_in("alice")

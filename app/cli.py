@@ -82,6 +82,12 @@ def import_sessions(file: str) -> None:
         except UnreadableError as error:
             problem = f"{file}: {error}"
     say(**asdict(done))
+    if done.read and not done.sessions:
+        click.echo(
+            "No session came of it. It should be Rocket.Chat's users with their field"
+            " services.resume.loginTokens, as mongoexport prints them.",
+            err=True,
+        )
     if problem:
         raise click.ClickException(f"{problem}. What was read before is imported.")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import psycopg
 from flask import Flask, current_app
 from marshmallow import ValidationError
+from marshmallow.exceptions import SCHEMA
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
@@ -91,12 +92,13 @@ def _handle_validation_error(error: ValidationError) -> Response:
     path, message = [], error.normalized_messages()  # type: ignore[no-untyped-call]
     while isinstance(message, dict):
         name, message = next(iter(message.items()))
-        path.append(str(name))
+        if name != SCHEMA:  # what is wrong with an object as a whole
+            path.append(str(name))
     text, error_type = message[0], "error-invalid-params"
     if isinstance(text, tuple):
         text, error_type = text
     else:
-        text = f"{'.'.join(path)}: {text}"
+        text = ": ".join(filter(None, (".".join(path), text)))
     return _handle_http_exception(invalid(text, error_type))
 
 

@@ -64,12 +64,16 @@ def removes(verdict: Mapping[str, Any]) -> bool:
     )
 
 
+def _says_when(verdict: Mapping[str, Any]) -> bool:
+    return verdict["provider"] == "apns" and "timestamp" in verdict
+
+
 def moment(verdict: Mapping[str, Any]) -> datetime:
     """Return when the push token was dead: APNs says it itself, else when it was sent to.
 
     Cut to milliseconds, like the time of a registration, so that neither looks later than it was.
     """
-    if "timestamp" in verdict:
+    if _says_when(verdict):
         return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=verdict["timestamp"])
     sent_at: datetime = verdict["sent_at"]
     return sent_at.replace(microsecond=sent_at.microsecond // 1000 * 1000)
@@ -113,7 +117,7 @@ def _check_clock(verdicts: Sequence[Mapping[str, Any]]) -> None:
     latest = db.session.scalars(select(func.now())).one() + MAX_AHEAD
     for place, verdict in enumerate(verdicts):
         if moment(verdict) > latest:
-            raise AheadError(place, "timestamp" if "timestamp" in verdict else "sentAt")
+            raise AheadError(place, "timestamp" if _says_when(verdict) else "sentAt")
 
 
 def _asked(keys: Collection[Key], **more: tuple[Any, list[Any]]) -> tuple[Any, FromClause]:

@@ -101,8 +101,10 @@ def page(
     return rows, rows[-1]["id"] if len(rows) == count else last
 
 
-def remove_where(condition: ColumnElement[bool], *, skip_locked: bool = False) -> int:
-    """Remove the registrations that meet the condition; return how many.
+def remove_where(
+    condition: ColumnElement[bool], *, skip_locked: bool = False, limit: int | None = None
+) -> int:
+    """Remove the registrations that meet the condition, at most `limit`; return how many.
 
     They are locked first, in the order that every writer keeps, and the condition is checked
     again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
@@ -112,6 +114,7 @@ def remove_where(condition: ColumnElement[bool], *, skip_locked: bool = False) -
         select(PushToken.id)
         .where(condition)
         .order_by(PushToken.app_name, PushToken.token)
+        .limit(limit)
         .with_for_update(skip_locked=skip_locked)
         .cte("doomed")
     )

@@ -40,11 +40,11 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Summary:
-    """What became of the users' documents."""
+    """What became of the users' documents, and of their sessions."""
 
     read: int = 0
     sessions: int = 0
-    rejected: int = 0
+    rejected: int = 0  # documents, and sessions of others
 
 
 def run(
@@ -70,17 +70,20 @@ def run(
                 reject(entry.line, str(error))
             while len(batch) >= BATCH:  # one user may have more
                 full, batch = batch[:BATCH], batch[BATCH:]
-                done.sessions += _put(full, days, reject)
+                _put(full, days, reject, done)
                 yield done
     finally:
-        done.sessions += _put(batch, days, reject)
+        _put(batch, days, reject, done)
     yield done
 
 
 def _put(
-    batch: list[tuple[int, dict[str, Any]]], days: int, reject: Callable[[int, str], None]
-) -> int:
-    """Put a batch without what is another user's; return how many sessions that were."""
+    batch: list[tuple[int, dict[str, Any]]],
+    days: int,
+    reject: Callable[[int, str], None],
+    done: Summary,
+) -> None:
+    """Put a batch without what is another user's, and count both."""
     while batch:
         announced = [one for _, one in batch]
         try:
@@ -89,11 +92,12 @@ def _put(
             db.session.rollback()
             for place in foreign.places:
                 line, one = batch[place]
+                done.rejected += 1
                 reject(line, f"hashedToken: known for another user than {one['user_id']}")
             batch = [one for place, one in enumerate(batch) if place not in foreign.places]
         else:
             break
-    return len(batch)
+    done.sessions += len(batch)
 
 
 def _session(entry: Any, days: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
+    exists,
     func,
     insert,
     not_,
@@ -29,6 +30,10 @@ from app import push_tokens
 from app.arrays import among, as_table
 from app.hashes import hash_secret
 from app.models import PushToken, UserSession, db, is_live, lets_in
+
+# Registrations that one statement removes, in a tenth of the time that a statement has. Whoever
+# registered hundreds of thousands is the one to be got rid of.
+AT_ONCE = 10_000
 
 
 def is_signed_in(token_hash: bytes, user_id: str, within: int | None = None) -> bool:
@@ -67,7 +72,11 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     ordered = select(UserSession.token_hash).where(which).order_by(UserSession.token_hash)
     locked = db.session.scalars(ordered.with_for_update()).all()
     # An array, as a user may have more sessions than a statement may have parameters.
-    removed = push_tokens.remove_where(among(PushToken.session_hash, locked))
+    registered_in_them = among(PushToken.session_hash, locked)
+    removed = removed_now = push_tokens.remove_where(registered_in_them, limit=AT_ONCE)
+    while removed_now == AT_ONCE:
+        removed_now = push_tokens.remove_where(registered_in_them, limit=AT_ONCE)
+        removed += removed_now
     db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
     return len(locked), removed
 
@@ -142,10 +151,10 @@ def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = 
     """Take over sessions: `user_id`, `token_hash` and maybe `expires_at` of each.
 
     Without an end it is `days` days from now, with None it never ends. Whoever was only a holder
-    of imported registrations can sign in from here on. What is announced needs nobody to confirm
-    it; with `confirmed` it was true just now, and the identity provider is asked again in time.
-    Raises ForeignHashError for hashes that are known for another user: then nothing may be
-    committed.
+    of imported registrations can sign in from here on, and who held them in another user's session
+    does no more. What is announced needs nobody to confirm it; with `confirmed` it was true just
+    now, and the identity provider is asked again in time. Raises ForeignHashError for hashes that
+    are known for another user: then nothing may be committed.
     """
     default = db.session.scalars(select(func.now())).one() + timedelta(days=days)
     users: dict[bytes, str] = {}
@@ -153,6 +162,7 @@ def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = 
     for one in announced:
         users.setdefault(one["token_hash"], one["user_id"])
         ends[one["token_hash"]] = one.get("expires_at", default)
+    _end_wrong_holders(users)
     written = _write(users, ends, confirmed=confirmed)
     foreign = [
         place
@@ -161,6 +171,24 @@ def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = 
     ]
     if foreign:
         raise ForeignHashError(foreign)
+
+
+def _end_wrong_holders(users: Mapping[bytes, str]) -> None:
+    """End what only holds imported registrations, of another user than the session's.
+
+    Rocket.Chat once left the former user in a row whose device had signed in anew (domain.md 1.6).
+    """
+    asked = as_table(
+        "announced", token_hash=(LargeBinary, list(users)), user_id=(Text, list(users.values()))
+    )
+    is_anothers = exists().where(
+        asked.token_hash == UserSession.token_hash, asked.user_id != UserSession.user_id
+    )
+    end(
+        and_(
+            among(UserSession.token_hash, list(users)), not_(UserSession.can_sign_in), is_anothers
+        )
+    )
 
 
 def _write(

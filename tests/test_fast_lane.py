@@ -18,7 +18,7 @@ def way(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize(
+BODIES = pytest.mark.parametrize(
     ("data", "content_type", "status"),
     [
         (json.dumps(body()), "application/json", 200),
@@ -38,7 +38,26 @@ def way(request, monkeypatch):
         (json.dumps(body(value="x" * 3000)), "application/json", 400),
     ],
 )
-@pytest.mark.parametrize("caller", ["alice", "nobody"])
+CALLERS = pytest.mark.parametrize("caller", ["alice", "nobody"])
+
+
+@BODIES
+@CALLERS
+def test_an_error_has_the_same_text_and_headers_both_ways(
+    client, alice, monkeypatch, caller, data, content_type, status
+):
+    headers = alice.headers if caller == "alice" else alice.headers | {"X-User-Id": "bob"}
+    said = []
+    for _ in range(2):
+        answer = client.post(URL, data=data, content_type=content_type, headers=headers)
+        answered = answer.status_code, {name for name, _ in answer.headers}
+        said.append((*answered, answer.text if answer.status_code != 200 else None))
+        monkeypatch.setattr(fast_lane, "register", lambda registrar, environ: None)
+    assert said[0] == said[1]
+
+
+@BODIES
+@CALLERS
 def test_both_ways_answer_alike(client, database, way, alice, caller, data, content_type, status):
     headers = alice.headers if caller == "alice" else alice.headers | {"X-User-Id": "bob"}
     answer = client.post(URL, data=data, content_type=content_type, headers=headers)

@@ -224,3 +224,11 @@ def test_what_vouches_for_a_removal_is_true_or_false_and_nothing_like_it(call, v
         answer = call(FEEDBACK, {"results": [verdict() | {name: value}]})
         assert answer.status_code == 400
         assert answer.json["error"].startswith(f"results.0.{name}: ")
+
+
+def test_only_apns_says_itself_when_a_push_token_died(call, alice, register):
+    """FCM gives no timestamp; one that a sender makes up does not make a verdict newer."""
+    register(alice, value=FCM_TOKEN)
+    now = int(datetime.now(UTC).timestamp() * 1000) + 1000
+    old = iso(datetime.now(UTC) - timedelta(days=1))
+    assert counts(call(FEEDBACK, {"results": [verdict(sentAt=old, timestamp=now)]})) == (0, 1, 0)

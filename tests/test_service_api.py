@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
+from app import sessions
 from app.database import Connection
 from app.models import db
 from tests.factories import Caller, body
@@ -351,6 +352,22 @@ class TestSessionsPut:
         call(PUT, {"sessions": [session]})
         assert client.get(URL, headers=holder.headers).status_code == 200
 
+    def test_who_only_held_imported_rows_of_the_session_holds_them_no_more(
+        self, call, client, database
+    ):
+        """Rocket.Chat once left the former user in a row whose device had signed in anew."""
+        holder = database.sign_in("former", expires=None, can_sign_in=False)
+        database.execute(
+            "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
+            " VALUES ('i', 'main', 't', 'gcm', 'former', %s)",
+            holder.token_hash,
+        )
+        session = {"userId": "carol", "hashedToken": hashed(holder.auth_token)}
+        assert call(PUT, {"sessions": [session]}).status_code == 200
+        assert database.push_tokens() == []
+        headers = {**holder.headers, "X-User-Id": "carol"}
+        assert client.get(URL, headers=headers).status_code == 200
+
     def test_a_hash_of_another_user_is_refused_and_nothing_is_done(self, call, alice, database):
         sessions = [
             {"userId": "carol", "hashedToken": hashed("new")},
@@ -572,3 +589,22 @@ class TestPlans:
 @pytest.mark.parametrize(("count", "status"), [(7.0, 200), (7.5, 400), ("7", 400), (True, 400)])
 def test_a_number_is_whole_however_it_is_written(call, count, status):
     assert call("/api/v1/push.tokens.list", {"count": count}).status_code == status
+
+
+def test_however_many_are_registered_in_a_session_all_go_with_it(
+    call, alice, bob, register, database, monkeypatch
+):
+    monkeypatch.setattr(sessions, "AT_ONCE", 2)
+    for count in (0, 1, 2, 3, 4, 5):
+        caller = database.sign_in("carol")
+        for n in range(count):
+            register(caller, value=f"t{n}")
+        register(bob, value="his")
+        answer = call(REVOKE, {"userId": "carol"})
+        assert (answer.json["sessions"], answer.json["tokens"]) == (1, count)
+    assert [row["user_id"] for row in database.push_tokens()] == ["bob"]
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, None, []])
+def test_what_is_no_object_in_a_list_is_named_by_its_place(call, wrong):
+    refused(call(FEEDBACK, {"results": [wrong]}), "results.0: ")

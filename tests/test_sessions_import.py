@@ -116,7 +116,24 @@ def test_several_sessions_of_others_are_each_named(run, database, alice, bob):
     others = [alice, bob, database.sign_in("carol")]
     data = lines(user("dan", *(login(other.auth_token) for other in others), login("d")))
     summary, said = run(data)
-    assert (summary["sessions"], said.count("known for another user than dan")) == (1, 3)
+    assert summary == {"read": 1, "sessions": 1, "rejected": 3}
+    assert said.count("known for another user than dan") == 3
+
+
+def test_who_only_held_imported_registrations_of_the_session_holds_them_no_more(
+    run, client, database
+):
+    holder = database.sign_in("former", expires=None, can_sign_in=False)
+    summary, _ = run(lines(user("dan", login(holder.auth_token))))
+    assert summary == {"read": 1, "sessions": 1, "rejected": 0}
+    headers = {**holder.headers, "X-User-Id": "dan"}
+    assert client.post(URL, json=body(), headers=headers).status_code == 200
+
+
+def test_a_file_without_a_session_in_it_is_said_to_be_one(run):
+    _, said = run(lines({"_id": "x", "token": {"gcm": "t"}, "appName": "main"}))
+    assert "No session came of it" in said
+    assert "services.resume.loginTokens" in said
 
 
 def test_a_user_may_have_more_sessions_than_a_batch(run, database, monkeypatch):

@@ -47,10 +47,11 @@ def _register(
         if within != registrar.within:
             registrar = current_app.extensions["grace_registrar"]
         return registrar.register(asked)
-    row = committed(lambda: register_device(asked, device_id, within))
-    if row:
-        renewed = row["created_at"] != row["updated_at"]
-        metrics.count_registrations(["refreshed" if renewed else "created"])
+    registered = committed(lambda: register_device(asked, device_id, within))
+    if registered is None:
+        return None
+    row, user_before = registered
+    metrics.count_registrations([metrics.outcome(asked.user_id, user_before)])
     return row
 
 

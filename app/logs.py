@@ -26,6 +26,8 @@ class NoRequestText(logging.Filter):
             record.msg = re.sub(r"(?s): .*", f": {_HIDDEN}", message)
         elif message.startswith("Error handling request"):
             record.args = tuple(_HIDDEN if "/" in str(one) else one for one in record.args or ())
+        elif message == "%s %s":  # method and path, at level debug
+            record.args = (_HIDDEN, "")
         return True
 
 

@@ -5,11 +5,22 @@ configuration makes), and whoever is asked adds them up. No label holds anything
 neither a user nor a push token, and a route's pattern instead of a path.
 """
 
+import os
+import sys
 from collections import Counter as Count
 from collections.abc import Iterable
 
 from flask import Flask
-from prometheus_client import (
+from sqlalchemy import event
+
+from app.models import db
+
+# prometheus_client looks for the folder when it is imported. A command of `flask` may find the
+# setting in its environment, too, but would leave files there that nobody removes.
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+folder_of_workers = None if "gunicorn.arbiter" in sys.modules else os.environ.pop(FOLDER, None)
+
+from prometheus_client import (  # noqa: E402
     CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
@@ -18,10 +29,10 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
-from sqlalchemy import event
+from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
 
-from app.models import db
+if folder_of_workers:
+    os.environ[FOLDER] = folder_of_workers
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

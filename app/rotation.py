@@ -33,10 +33,10 @@ def _lock(*names: tuple[str, ...]) -> None:
 
 def register_device(
     asked: Registration, device_id: str, within: int | None = None
-) -> RowMapping | None:
-    """Register a push token of a device with an id; return its row, None without a live session.
+) -> tuple[RowMapping, str | None] | None:
+    """Register a push token of a device with an id; return its row, and whose it was before.
 
-    `within` is that of `models.lets_in`.
+    None without a live session. `within` is that of `models.lets_in`.
 
     The rules are design 2.3: the push token's row wins over an unknown id; the caller's own id
     takes the new push token and drops the row that held it; an id that is another user's or
@@ -69,7 +69,7 @@ def register_device(
     }
     if holder and (holder is named or not own):
         refresh = update(PushToken).where(PushToken.id == holder["id"]).values(values)
-        return db.session.execute(refresh.returning(*VIEW)).mappings().one()
+        return db.session.execute(refresh.returning(*VIEW)).mappings().one(), holder["user_id"]
     values |= {"app_name": asked.app_name, "token": asked.token}
     if named and own:
         # Delete and insert, as Citus does not let a row change the column it is placed by.
@@ -81,4 +81,6 @@ def register_device(
             "id": fresh_id() if named else device_id,
             "created_at": func.statement_timestamp(),
         }
-    return db.session.execute(insert(PushToken).values(values).returning(*VIEW)).mappings().one()
+    row = db.session.execute(insert(PushToken).values(values).returning(*VIEW)).mappings().one()
+    before = holder or (named if own else None)
+    return row, before["user_id"] if before else None

@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -68,6 +70,8 @@ class TestMetrics:
         ask(live, URL, body(value="t0"), **alice.headers)
         ask(live, URL, body(value="t1"), **bob.headers)
         ask(live, URL, body(value="t2", id="device"), **alice.headers)
+        ask(live, URL, body(value="t3", id="device3"), **bob.headers)
+        ask(live, URL, body(value="t3"), **alice.headers)
         ask(live, URL, body(), **alice.headers | {"X-User-Id": "bob"})
         ask(live, URL, {"token": "t3"}, "DELETE", **alice.headers)
         verdict = {
@@ -87,17 +91,17 @@ class TestMetrics:
         ask(live, "/nowhere", method="GET")
         found = samples(live)
         requests = "request_duration_seconds_count"
-        assert found[requests, "POST", URL, "200"] == 23
+        assert found[requests, "POST", URL, "200"] == 25
         assert found[requests, "POST", URL, "401"] == 1
         assert found[requests, "DELETE", URL, "200"] == 1
         assert found[requests, "unknown", "unknown", "404"] == 1
         assert found["registrations_total", "created"] == 20
         assert found["registrations_total", "refreshed"] == 2
-        assert found["registrations_total", "moved"] == 1
+        assert found["registrations_total", "moved"] == 3
         causes = ("deleted", "feedback", "logout", "revoked")
         removed = [found["registrations_removed_total", cause] for cause in causes]
         assert removed == [1, 1, 1, 17]
-        assert found["group_size_sum",] == 23
+        assert found["group_size_sum",] == 24
         assert found["pool_connections_in_use",] == 0
         assert found["pool_connections_limit",] == 10
 
@@ -114,6 +118,24 @@ class TestMetrics:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert samples(live)["registrations_total", "created"] == 10
+
+    def test_commands_leave_nothing_in_the_folder_of_the_workers(self, database_url, tmp_path):
+        environ = {
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        }
+        stale = tmp_path / "gauge_livesum_1.db"
+        stale.touch()
+        command = [sys.executable, "-m", "flask", "sessions", "purge"]
+        subprocess.run(command, env=environ, check=True, capture_output=True)
+        assert list(tmp_path.iterdir()) == [stale]
+        with serve(database_url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) as live:
+            deadline = time.monotonic() + 20
+            while samples(live)["pool_connections_limit",] != 10:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert not stale.exists()
 
     def test_database_errors_are_counted_by_what_they_are(self, live, alice, table_away):
         assert ask(live, URL, body(), **alice.headers)[0] == 500

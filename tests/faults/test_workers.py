@@ -138,6 +138,25 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     assert not clients.failures()
 
 
+def test_hup_with_code_that_cannot_start_changes_nothing(cluster, callers, unit, address, folder):
+    release = folder / "release"
+    shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
+    unit.start(cluster.url(), ROOT_OF_APP=str(release))
+    before = set(unit.workers())
+    stats = release / "app" / "stats.py"
+    whole = stats.read_text()
+    stats.write_text("import not_installed\n" + whole)
+    with load(address, callers, 0.05) as clients:
+        os.kill(unit.service.pid, signal.SIGHUP)
+        time.sleep(5)
+        assert set(unit.workers()) == before
+        stats.write_text(whole)
+        os.kill(unit.service.pid, signal.SIGHUP)
+        wait_for(lambda: not before & set(unit.workers()) and len(unit.workers()) == 2)
+        clients.first_success(time.monotonic())
+    assert not clients.failures()
+
+
 def test_an_upgrade_of_gunicorn_itself_by_usr2_fails_no_request(cluster, callers, folder):
     """A second master beside the first, which then ends: for a gunicorn without a socket unit.
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 
 from app import database
 from app.config import Settings
@@ -21,7 +23,10 @@ def run_offline(limits: patience.Limits) -> None:
     """Print the SQL instead of running it."""
     context.configure(dialect_name="postgresql", limits=limits, **OPTIONS)
     with context.begin_transaction():
-        for statement in (patience.REFUSE_OTHER_DEPLOYERS, *limits.settings()):
+        checks = [patience.REFUSE_OTHER_DEPLOYERS]
+        for start in context.script.get_revisions(context.get_starting_revision_argument() or ()):
+            checks.append(patience.refuse_other_start(start.revision))
+        for statement in (*checks, *limits.settings()):
             context.static_output(f"{statement};")
         context.run_migrations()
 
@@ -51,6 +56,10 @@ def run_online(limits: patience.Limits) -> None:
                     context.run_migrations()
 
             patience.insist(connection, limits, run)
+    except DBAPIError as error:
+        if not patience.says_it_all(error):
+            raise
+        raise CommandError(str(error.orig).splitlines()[0]) from error
     finally:
         engine.dispose()
 

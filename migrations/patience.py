@@ -13,6 +13,8 @@ from psycopg import errors
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from app.database import is_unavailable
+
 # Whoever migrates the same database holds this lock; a second deployer waits for it.
 ADVISORY_LOCK = zlib.crc32(b"push-token-registry migrations")
 LONGEST_PAUSE = 10.0  # seconds between two tries
@@ -75,6 +77,18 @@ def wait_for_other_deployers(connection: Connection) -> None:
     connection.commit()
 
 
+def refuse_other_start(revision: str) -> str:
+    """Return the statement that ends a script where the database is not at this revision."""
+    return f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM alembic_version WHERE version_num = {_quoted(revision)}) THEN
+        RAISE EXCEPTION 'the database is not at revision %, where this script begins',
+            {_quoted(revision)};
+    END IF;
+END $$
+""".strip()
+
+
 # For a script that psql runs: it cannot wait as above, so it stops with nothing done.
 REFUSE_OTHER_DEPLOYERS = f"""
 DO $$ BEGIN
@@ -106,6 +120,12 @@ class Steps:
             del self._left[0]
 
 
+def says_it_all(error: DBAPIError) -> bool:
+    """Tell whether what the server said needs no trace: it is away, read-only, or forbids it."""
+    forbidden = (errors.InsufficientPrivilege, errors.InvalidParameterValue)
+    return is_unavailable(error) or isinstance(error.orig, forbidden)
+
+
 def insist(connection: Connection, limits: Limits, run: Callable[[], None]) -> None:
     """Run, and again when a lock was not to be had; what failed was rolled back before.
 
@@ -126,8 +146,9 @@ def insist(connection: Connection, limits: Limits, run: Callable[[], None]) -> N
                 raise CommandError(f"{said.message_primary}: {said.message_hint}") from error
             if isinstance(error.orig, errors.QueryCanceled):
                 raise CommandError(
-                    f"a statement took over {limits.statement_timeout}, and its revision was"
-                    " rolled back; -x statement_timeout=... allows for more"
+                    f"{error.orig.diag.message_primary}, and the revision was rolled back;"
+                    f" a statement may take {limits.statement_timeout}:"
+                    " -x statement_timeout=... allows for more"
                 ) from error
             if not isinstance(error.orig, errors.LockNotAvailable | errors.DeadlockDetected):
                 raise

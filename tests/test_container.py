@@ -14,6 +14,8 @@ import yaml
 from app import gunicorn_conf
 from app.config import ROOT, Settings
 from tests.activation import SocketUnit
+from tests.conftest import migrate
+from tests.filled import fill
 from tests.live import Live, free_port
 
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()
@@ -41,11 +43,15 @@ def image(tmp_path) -> Path:
     return folder
 
 
-def test_what_is_copied_is_enough_to_migrate_and_to_serve(image, new_database):
-    port = free_port()
-    environ = {**os.environ, "DATABASE_URL": new_database(), "PORT": str(port)}
-    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
-    subprocess.run(migrate, cwd=image, env=environ, check=True, capture_output=True)
+def test_what_is_copied_is_enough_to_migrate_and_to_serve(image, new_database, services):
+    """Of a database with rows that are to be filled on the way, too."""
+    port, url = free_port(), new_database()
+    migrate(url, "upgrade", "0003_refresh_heavy_tables")
+    fill(url)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {**os.environ, "DATABASE_URL": url, "PORT": str(port), "PATH": path}
+    command = services["migrate"]["command"]
+    subprocess.run(command, cwd=image, env=environ, check=True, capture_output=True)
     serve = re.search(r'^CMD \["gunicorn", "(.*)"\]$', CONTAINERFILE, re.M)[1].split('", "')
     serve[serve.index("-b") + 1] = f"127.0.0.1:{port}"
     command = [sys.executable, "-m", "gunicorn", *serve]
@@ -75,9 +81,6 @@ def test_what_the_services_name_is_there(services):
     known = {setting.name.upper() for setting in fields(Settings)}
     for name in ("migrate", "registry"):
         assert services[name]["environment"].keys() <= known
-    program, *arguments = services["migrate"]["command"]
-    assert (Path(sys.executable).parent / program).exists()
-    assert arguments == ["upgrade", "head"]
     mounted = [volume for volume in services["nginx"]["volumes"] if volume.startswith("./")]
     assert (ROOT / "deploy" / mounted[0].split(":")[0]).is_file()
     for service in services.values():

@@ -116,6 +116,41 @@ def test_a_script_stops_while_another_deployer_is_at_work(new_database):
     assert "push_tokens" not in schema(url)
 
 
+@pytest.mark.parametrize("verb", ["upgrade", "downgrade"])
+def test_a_script_stops_where_the_database_is_elsewhere(new_database, verb):
+    url = new_database()
+    migrate(url, "upgrade", "0002_service_keys")
+    before = schema(url)
+    span = f"0003_refresh_heavy_tables:{'head' if verb == 'upgrade' else '0002_service_keys'}"
+    problem = "not at revision 0003_refresh_heavy_tables, where this script begins"
+    with pytest.raises(AssertionError, match=problem):
+        psql(url, script(verb, span))
+    assert schema(url) == before
+
+
+@pytest.mark.parametrize(("before", "revision"), STEPS[1:])
+def test_what_alters_a_table_in_use_has_claimed_it(before, revision):
+    """Else it meets an autovacuum, which gives way after a second, and gives up before that."""
+    spans = {"upgrade": f"{before}:{revision}", "downgrade": f"{revision}:{before}"}
+    for verb, span in spans.items():
+        text = script(verb, span)
+        for table in ("push_tokens", "user_sessions"):
+            claimed, altered = (
+                text.find(f"{words} {table}") for words in ("LOCK TABLE", "ALTER TABLE")
+            )
+            assert altered == -1 or 0 < claimed < altered, (verb, span)
+
+
+def test_not_null_is_proven_before_anybody_is_kept_out():
+    """Also after a downgrade, which leaves the constraint unchecked."""
+    text = script("upgrade", "0006_environment_checked:0007_environment_not_null")
+    assert (
+        0
+        < text.find("VALIDATE CONSTRAINT ck_push_tokens_environment_there")
+        < text.find("SET NOT NULL")
+    )
+
+
 @pytest.mark.parametrize(("before", "revision"), STEPS[1:])
 def test_rows_survive_down_and_up(new_database, before, revision):
     url = new_database()

@@ -1,14 +1,14 @@
 """Contract, 3 of 3: push_tokens.environment is NOT NULL.
 
 ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL takes the checked constraint for proof
-and reads no row.
+and reads no row. After a downgrade it is unchecked, and checked here first as by revision 0006.
 """
 
 from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.operations import claim
+from migrations.operations import claim, unlimited
 
 revision: str = "0007_environment_not_null"
 down_revision: str | None = "0006_environment_checked"
@@ -19,6 +19,7 @@ depends_on: str | Sequence[str] | None = None
 def upgrade() -> None:
     """Make of the constraint what the models say."""
     claim("push_tokens")
+    unlimited("ALTER TABLE push_tokens VALIDATE CONSTRAINT ck_push_tokens_environment_there")
     op.execute("ALTER TABLE push_tokens ALTER COLUMN environment SET NOT NULL")
     op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")
 

@@ -29,7 +29,7 @@ test: $(VENV)/dev.installed ## Run all tests
 	$(BIN)/python -m pytest
 
 test-faults: $(VENV)/dev.installed ## Kill, freeze and fill the real parts under load
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults
 
 check: lint types coverage ## Run everything that a change must pass
 

@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import ssl
+import subprocess
 import tempfile
 import threading
 import time
@@ -255,6 +256,15 @@ def test_a_request_id_is_passed_on_or_made_and_a_bad_one_replaced(site):
     assert len(ask(site, "GET", "/x").headers["X-Request-Id"]) == 32
 
 
+def test_a_body_too_large_is_our_json_over_http_2_as_well(folder):
+    with nginx(folder / "h2", folder / "nobody.sock", tls=True) as proxy:
+        url = f"https://127.0.0.1:{proxy.public}{PATH}"
+        command = [part("curl"), "-sk", "--http2", "-w", "%{http_version} %{http_code}", url]
+        command += ["-H", "Expect:", "--data-binary", "@-"]
+        said = subprocess.run(command, input=b"x" * 70_000, capture_output=True, check=True).stdout
+    assert said == b'{"success":false,"error":"Request entity too large"}2 413'
+
+
 def test_no_log_has_a_secret(site, alice, issue):
     """Not even where nginx refuses: its own error lines repeat requests with their queries."""
     push_token = "push-token-in-the-query"
@@ -281,6 +291,10 @@ def test_gunicorn_away_is_a_503_that_says_when_to_come_back(folder, alice):
             answer = ask(site, method, path, body(), **said(alice))
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             assert answer.json == {"success": False, "error": "Service unavailable"}
+        assert ask(site, "DELETE", f"{PATH}?token=PLANTED", **said(alice)).status == 503
+    written = [file.read_text(errors="replace") for file in (folder / "away").rglob("*.log")]
+    assert any("/api/v1/push.token" in text for text in written)
+    assert not any("PLANTED" in text for text in written)
 
 
 class Flaky(threading.Thread):

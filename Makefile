@@ -49,6 +49,7 @@ format: $(VENV)/dev.installed ## Format the code
 	$(BIN)/ruff format
 
 migration: $(VENV)/dev.installed ## Begin a revision: make migration m=add_kind
+	@echo "$(m)" | grep -qxE '[a-z0-9_]{1,27}' || { echo "m= up to 27 of a-z, 0-9 and _"; exit 1; }
 	$(BIN)/alembic revision -m "$(m)" \
 		--rev-id "$$(printf %04d $$(($$(ls migrations/versions/*.py | wc -l) + 1)))_$(m)"
 

@@ -82,6 +82,8 @@ def test_what_the_services_name_is_there(services):
     for name in ("migrate", "registry"):
         assert services[name]["environment"].keys() <= known
     mounted = [volume for volume in services["nginx"]["volumes"] if volume.startswith("./")]
+    inner = re.search(r"sed 's/(listen \S+;)/listen 8080;/'", services["nginx"]["command"][-1])[1]
+    assert inner in (ROOT / "deploy" / "nginx.conf").read_text()
     assert (ROOT / "deploy" / mounted[0].split(":")[0]).is_file()
     for service in services.values():
         assert service.get("depends_on", []) == [] or set(service["depends_on"]) <= set(services)

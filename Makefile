@@ -28,8 +28,8 @@ run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and
 test: $(VENV)/dev.installed ## Run all tests
 	$(BIN)/python -m pytest
 
-test-faults: $(VENV)/dev.installed ## Kill, freeze and fill the real parts under load
-	$(BIN)/python -m pytest -m faults
+test-faults: $(VENV)/dev.installed ## Run the slow ones: kill, freeze and fill the real parts under load
+	$(BIN)/python -m pytest -m "faults or slow"
 
 check: lint types coverage ## Run everything that a change must pass
 

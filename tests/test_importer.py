@@ -517,6 +517,7 @@ def peak_memory(url: str, *command: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lines", "array on one line"])
 def test_memory_is_flat(database_url, database, tmp_path, form):
     peaks: list[list[int]] = []

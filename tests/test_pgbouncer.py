@@ -195,7 +195,7 @@ def test_every_transaction_has_the_limits(app):
             db.session.commit()
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, database):
     callers = [database.sign_in(f"user{number}") for number in range(40)]
     with (
@@ -209,7 +209,7 @@ def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, d
     assert prepared_by_us(bouncer) == []
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_pgbouncer_that_is_away_under_load_loses_nothing(cluster, bouncer, database):
     callers = [database.sign_in(f"user{number}") for number in range(40)]
     with (

@@ -81,6 +81,7 @@ def assert_no_secret(log, secrets):
     assert not [secret for secret in secrets if secret in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["nobody", "hang", "unavailable", "html_401", "trickle_head"])
 def test_an_outage_ends_for_whom_it_must_and_is_over_without_a_restart(
     judged, port, groups, fault, log

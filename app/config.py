@@ -1,7 +1,8 @@
 """The settings: the only place that reads the environment."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -153,3 +154,12 @@ class Settings:
 def hand_on(setting: str, value: str) -> None:
     """Set a setting for the processes that this one starts."""
     os.environ[setting.upper()] = value
+
+
+@contextmanager
+def hidden(setting: str) -> Iterator[None]:
+    """Have a setting look unset to whoever reads the environment within the `with`."""
+    value = os.environ.pop(setting.upper(), None)
+    yield
+    if value is not None:
+        hand_on(setting, value)

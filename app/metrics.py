@@ -5,34 +5,32 @@ configuration makes), and whoever is asked adds them up. No label holds anything
 neither a user nor a push token, and a route's pattern instead of a path.
 """
 
-import os
 import sys
 from collections import Counter as Count
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from flask import Flask
 from sqlalchemy import event
 
+from app.config import hidden
 from app.models import db
+
+IS_WORKER = "gunicorn.arbiter" in sys.modules
 
 # prometheus_client looks for the folder when it is imported. A command of `flask` may find the
 # setting in its environment, too, but would leave files there that nobody removes.
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-folder_of_workers = None if "gunicorn.arbiter" in sys.modules else os.environ.pop(FOLDER, None)
-
-from prometheus_client import (  # noqa: E402
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
-
-if folder_of_workers:
-    os.environ[FOLDER] = folder_of_workers
+with nullcontext() if IS_WORKER else hidden("prometheus_multiproc_dir"):
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        REGISTRY,
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        generate_latest,
+    )
+    from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -25,7 +25,7 @@ $(VENV)/%.installed: requirements-%.txt requirements-fast.txt | $(BIN)/python
 run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and print a curl
 	@exec $(BIN)/python -m app.run
 
-test: $(VENV)/dev.installed ## Run all tests
+test: $(VENV)/dev.installed ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest
 
 test-faults: $(VENV)/dev.installed ## Run the slow ones: kill, freeze and fill the real parts under load
@@ -42,7 +42,7 @@ types: $(VENV)/dev.installed ## Check types
 
 # `alembic check` is among the tests: it runs on a database that they make.
 coverage: $(VENV)/dev.installed ## Run all tests and count the branches they take
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not faults" --cov --cov-report=term
 
 format: $(VENV)/dev.installed ## Format the code
 	$(BIN)/ruff check --fix

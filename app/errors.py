@@ -98,7 +98,7 @@ def _handle_validation_error(error: ValidationError) -> Response:
     if isinstance(text, tuple):
         text, error_type = text
     else:
-        text = ": ".join(filter(None, (".".join(path), text)))
+        text = f"{'.'.join(path)}: {text}"
     return _handle_http_exception(invalid(text, error_type))
 
 

@@ -71,9 +71,11 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     """
     ordered = select(UserSession.token_hash).where(which).order_by(UserSession.token_hash)
     locked = db.session.scalars(ordered.with_for_update()).all()
+    if not locked:
+        return 0, 0
     # An array, as a user may have more sessions than a statement may have parameters.
     registered_in_them = among(PushToken.session_hash, locked)
-    removed = removed_now = push_tokens.remove_where(registered_in_them, limit=AT_ONCE)
+    removed, removed_now = 0, AT_ONCE
     while removed_now == AT_ONCE:
         removed_now = push_tokens.remove_where(registered_in_them, limit=AT_ONCE)
         removed += removed_now

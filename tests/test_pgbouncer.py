@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +26,7 @@ from tests.conftest import close, migrate
 from tests.factories import Database, body
 from tests.faults.conftest import opened
 from tests.live import serve
-from tests.load import load
+from tests.load import Load, load
 from tests.parts import part
 
 PATH = "/api/v1/push.token"
@@ -195,13 +195,20 @@ def test_every_transaction_has_the_limits(app):
             db.session.commit()
 
 
-@pytest.mark.slow
-def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, database):
+@contextmanager
+def many_clients(bouncer: Bouncer, database: Database) -> Iterator[Load]:
+    """Have 40 clients register with a service behind PgBouncer."""
     callers = [database.sign_in(f"user{number}") for number in range(40)]
     with (
         serve(bouncer.url, DATABASE_POOLER="transaction") as live,
         load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
     ):
+        yield clients
+
+
+@pytest.mark.slow
+def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, database):
+    with many_clients(bouncer, database) as clients:
         time.sleep(5)
     assert not clients.failures()
     assert clients.acknowledged() > 200
@@ -211,11 +218,7 @@ def test_many_clients_share_few_connections_and_lose_nothing(cluster, bouncer, d
 
 @pytest.mark.slow
 def test_a_pgbouncer_that_is_away_under_load_loses_nothing(cluster, bouncer, database):
-    callers = [database.sign_in(f"user{number}") for number in range(40)]
-    with (
-        serve(bouncer.url, DATABASE_POOLER="transaction") as live,
-        load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
-    ):
+    with many_clients(bouncer, database) as clients:
         for away in (0, 1):  # a restart, and an outage
             clients.first_success(time.monotonic())
             time.sleep(2)

@@ -33,9 +33,10 @@ test-faults: $(VENV)/dev.installed ## Run the slow ones: kill, freeze and fill t
 
 check: lint types coverage ## Run everything that a change must pass
 
-lint: $(VENV)/dev.installed ## Check style
+lint: $(VENV)/dev.installed ## Check style, and the directions of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/dev.installed ## Check types
 	$(BIN)/mypy

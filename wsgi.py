@@ -6,6 +6,6 @@ from app.config import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    from app import doctor
+    from app.cli import doctor
 
     app = doctor.patient(error)

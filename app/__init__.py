@@ -18,50 +18,31 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     Raises ConfigError for an unusable setting. Nothing is connected before the first request.
     """
-    from app import (
-        bodies,
-        cli,
-        client_api,
-        database,
-        docs,
-        doctor,
-        embedded,
-        errors,
-        identity,
-        metrics,
-        monitoring,
-        observation,
-        registrar,
-        service_api,
-    )
+    from app import cli, services
+    from app.api import bodies, client, errors, monitoring, request_log, service
     from app.config import Settings
-    from app.fast_lane import Service
+    from app.database import connections, embedded
+    from app.docs import page
+    from app.server.fast_path import Service
+    from app.server.group_commit import services_of
 
     settings = settings or Settings.from_env()
-    database.check_url(settings)
+    connections.check_url(settings)
     if not settings.database_url:
         embedded.binaries()
 
     app = Service(__name__, static_folder=None)
-    app.config.from_mapping(
-        SETTINGS=settings,
-        PROVIDE_AUTOMATIC_OPTIONS=False,
-    )
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
 
-    connect = database.connector(settings)
-    database.init_app(app, connect)
-    registrar.init_app(app, connect)
-    metrics.init_app(app)
-    observation.init_app(app)
-    identity.init_app(app)
+    connect = connections.connector(settings)
+    connections.init_app(app, settings, connect)
+    services.init_app(app, services_of(settings, connect))
+    request_log.init_app(app)
     bodies.init_app(app)
     errors.init_app(app)
-    app.register_blueprint(client_api.hot_bp)
-    app.register_blueprint(client_api.bp)
-    app.register_blueprint(service_api.bp)
-    app.register_blueprint(monitoring.bp)
-    app.register_blueprint(docs.bp)
+    for room in (client, service, monitoring, page):
+        app.register_blueprint(room.bp)
+    app.register_blueprint(client.hot_bp)
     cli.init_app(app)
-    doctor.init_app(app)
     return app

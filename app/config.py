@@ -151,15 +151,17 @@ class Settings:
         return values, unusable
 
 
-def hand_on(setting: str, value: str) -> None:
+def export_setting(setting: str, value: str) -> None:
     """Set a setting for the processes that this one starts."""
     os.environ[setting.upper()] = value
 
 
 @contextmanager
-def hidden(setting: str) -> Iterator[None]:
+def without_setting(setting: str) -> Iterator[None]:
     """Have a setting look unset to whoever reads the environment within the `with`."""
     value = os.environ.pop(setting.upper(), None)
-    yield
-    if value is not None:
-        hand_on(setting, value)
+    try:
+        yield
+    finally:
+        if value is not None:
+            export_setting(setting, value)

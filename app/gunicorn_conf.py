@@ -9,17 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app import embedded
-from app.config import ROOT, Settings, hand_on
+from app.config import ROOT, Settings, export_setting
+from app.database import embedded
 
 settings = Settings.from_env()
 
 bind = f"127.0.0.1:{settings.port}"
 # One a core. Tried with 1, 2, 3 and 4 on two cores that also ran PostgreSQL and the load, at 64
 # connections: 3,800, 5,600, 4,400 and 4,800 registrations/s, p99 31, 24, 33 and 32 ms. More of
-# them write smaller groups (registrar.py), and each takes 61 MiB.
+# them write smaller groups (group_commit.py), and each takes 61 MiB.
 workers = settings.web_concurrency
-worker_class = "app.gunicorn_worker.JsonGeventWorker"
+worker_class = "app.server.worker.JsonGeventWorker"
 worker_connections = 1000  # a worker; more wait in the socket's queue
 # A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL
 # does not count: every wait lets the loop go on, and a frozen database kills no worker.
@@ -45,7 +45,7 @@ forwarded_allow_ips = "*"
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 loglevel = settings.log_level
-logger_class = "app.logs.GunicornLogger"
+logger_class = "app.server.logger.GunicornLogger"
 # Its default is one path for all instances of a user.
 control_socket_disable = True
 
@@ -62,7 +62,7 @@ def on_starting(server: Any) -> None:
         embedded.server.acquire()
     if not settings.prometheus_multiproc_dir:
         server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
-        hand_on("prometheus_multiproc_dir", server.metrics_folder)
+        export_setting("prometheus_multiproc_dir", server.metrics_folder)
     else:  # what workers that were killed with their master last had
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)

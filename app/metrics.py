@@ -10,17 +10,15 @@ from collections import Counter as Count
 from collections.abc import Iterable
 from contextlib import nullcontext
 
-from flask import Flask
-from sqlalchemy import event
+from sqlalchemy import Pool, event
 
-from app.config import hidden
-from app.models import db
+from app.config import without_setting
 
 IS_WORKER = "gunicorn.arbiter" in sys.modules
 
 # prometheus_client looks for the folder when it is imported. A command of `flask` may find the
 # setting in its environment, too, but would leave files there that nobody removes.
-with nullcontext() if IS_WORKER else hidden("prometheus_multiproc_dir"):
+with nullcontext() if IS_WORKER else without_setting("prometheus_multiproc_dir"):
     from prometheus_client import (
         CONTENT_TYPE_LATEST,
         REGISTRY,
@@ -113,17 +111,15 @@ def render(folder: str | None) -> bytes:
     return generate_latest(registry)
 
 
-def init_app(app: Flask) -> None:
-    """Count what of the app's pool is in use.
+def watch(pool: Pool, size: int) -> None:
+    """Count which of a pool's `size` connections are in use.
 
-    What there will be counts of begins with 0: Prometheus sees no rise in a series' first value.
+    Counters begin with 0: Prometheus sees no rise in a series' first value.
     """
     for name in OUTCOMES:
         REGISTRATIONS.labels(name)
     for cause in CAUSES:
         REMOVED.labels(cause)
-    with app.app_context():
-        pool = db.engine.pool
     event.listen(pool, "checkout", lambda *_: POOL.inc())
     event.listen(pool, "checkin", lambda *_: POOL.dec())
-    POOL_SIZE.set(app.config["SETTINGS"].database_pool_size)
+    POOL_SIZE.set(size)

@@ -84,15 +84,15 @@ def is_live() -> ColumnElement[bool]:
     )
 
 
-def lets_in(within: int | None = None) -> ColumnElement[bool]:
+def is_valid_session(max_age: int | None = None) -> ColumnElement[bool]:
     """Give the condition under which a session lets its user in.
 
     It is live, and where an identity provider confirmed it, that was within so many seconds; None
     leaves that aside. What was issued or announced here needs nobody to confirm it.
     """
-    if within is None:
+    if max_age is None:
         return is_live()
-    since = func.now() - literal_column(f"INTERVAL '{within:d} seconds'", Interval)
+    since = func.now() - literal_column(f"INTERVAL '{max_age:d} seconds'", Interval)
     fresh = or_(UserSession.verified_at.is_(None), UserSession.verified_at > since)
     return and_(is_live(), fresh)
 

@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
-from app import embedded
 from app.config import ROOT, ConfigError, Settings
+from app.database import embedded
 
 BIN = Path(sys.executable).parent
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
+from app.database import embedded
 from bench import rig
 from bench.bare import STATEMENT
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
+from app.database import embedded
 from bench import rig
 
 SHARES = {"refreshes only": 0.0, "half and half": 0.5, "new only": 1.0}

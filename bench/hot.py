@@ -18,9 +18,10 @@ from contextlib import contextmanager, nullcontext
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
-from app.registration_sql import COLUMNS, PLAN, REGISTER_MANY, fresh_id
+from app.database import embedded
+from app.identifiers import fresh_id
+from app.registry.registration import COLUMNS, PLAN, REGISTER_MANY
 from bench import rig
 from bench.growth import updates
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from app import embedded
 from app.config import Settings
+from app.database import embedded
 
 BIN = Path(sys.executable).parent
 START = datetime(2024, 1, 1, tzinfo=UTC)

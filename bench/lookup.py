@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
+from app.database import embedded
 from bench import rig
 
 ROWS, USERS, ASKED, ROUNDS = 1_000_000, 333_334, 1000, 15

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
+from app.database import embedded
 from bench import rig
 
 CONNECTIONS = 64

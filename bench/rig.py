@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
-from tests.live import family, free_port
+from app.database import embedded
+from tests.support.live import family, free_port
 
 KNOWN = 20_000  # registrations that the load refreshes, spread over the table
 WORKERS = 2

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from app import embedded
 from app.config import ROOT
+from app.database import embedded
 from bench import rig
-from tests.factories import Caller
-from tests.load import load
+from tests.support.factories import Caller
+from tests.support.load import load
 
 KILL = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

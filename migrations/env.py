@@ -7,10 +7,10 @@ from alembic.util import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
-from app import database
 from app.config import Settings
+from app.database import connections
 from app.models import db
-from migrations import patience
+from migrations import lock_retry
 
 OPTIONS: dict[str, Any] = {
     "target_metadata": db.metadata,
@@ -19,23 +19,23 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def run_offline(limits: patience.Limits) -> None:
+def run_offline(limits: lock_retry.Limits) -> None:
     """Print the SQL instead of running it."""
     context.configure(dialect_name="postgresql", limits=limits, **OPTIONS)
     with context.begin_transaction():
-        checks = [patience.REFUSE_OTHER_DEPLOYERS]
+        checks = [lock_retry.REFUSE_OTHER_DEPLOYERS]
         for start in context.script.get_revisions(context.get_starting_revision_argument() or ()):
-            checks.append(patience.refuse_other_start(start.revision))
+            checks.append(lock_retry.refuse_other_start(start.revision))
         for statement in (*checks, *limits.settings()):
             context.static_output(f"{statement};")
         context.run_migrations()
 
 
-def run_online(limits: patience.Limits) -> None:
+def run_online(limits: lock_retry.Limits) -> None:
     """Migrate the database of the settings."""
     settings = Settings.from_env()
-    database.check_url(settings)
-    connect = database.connector(settings, batch=True)
+    connections.check_url(settings)
+    connect = connections.connector(settings, batch=True)
     engine = create_engine("postgresql+psycopg://", creator=connect)
     try:
         with engine.connect() as connection:
@@ -47,24 +47,24 @@ def run_online(limits: patience.Limits) -> None:
             asked = configure()
             if not asked.get("dont_mutate"):  # set by what only looks, such as `current`
                 # The lock first: lock_timeout would cut the wait for the other deployer short.
-                patience.wait_for_other_deployers(connection)
-            steps = patience.Steps(asked["fn"])
+                lock_retry.wait_for_other_deployers(connection)
+            steps = lock_retry.Steps(asked["fn"])
 
             def run() -> None:
                 configure(fn=steps)
                 with context.begin_transaction():
                     context.run_migrations()
 
-            patience.insist(connection, limits, run)
+            lock_retry.run_with_retries(connection, limits, run)
     except DBAPIError as error:
-        if not patience.says_it_all(error):
+        if not lock_retry.says_it_all(error):
             raise
         raise CommandError(str(error.orig).splitlines()[0]) from error
     finally:
         engine.dispose()
 
 
-limits = patience.Limits.from_arguments(context.get_x_argument(as_dictionary=True))
+limits = lock_retry.Limits.from_arguments(context.get_x_argument(as_dictionary=True))
 if context.is_offline_mode():
     run_offline(limits)
 else:

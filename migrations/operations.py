@@ -13,7 +13,7 @@ BUILDS = 3  # of one concurrent index, before its revision fails
 IS_VALID = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
-def claim(*tables: str) -> None:
+def lock_table(*tables: str) -> None:
     """Keep autovacuum and other DDL off these tables until the revision's end.
 
     Goes before a statement that needs a table for itself. SHARE UPDATE EXCLUSIVE is in the way
@@ -26,7 +26,7 @@ def claim(*tables: str) -> None:
     op.execute(op.get_context().opts["limits"].settings()[0].replace("SET", "SET LOCAL", 1))
 
 
-def unlimited(statement: str) -> None:
+def without_statement_timeout(statement: str) -> None:
     """Run a statement that reads a whole table and is in nobody's way, however long it takes.
 
     A lock that it needs is waited for as briefly as ever.

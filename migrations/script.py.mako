@@ -11,7 +11,7 @@ Rules, to be deleted when they are kept:
 - Nothing that reads or rewrites a large table while it is locked: a constraint is added NOT VALID
   and validated by a revision of its own, NOT NULL by way of such a check, an index is built by
   operations.create_index in a revision of its own, rows are filled by a command in batches.
-- A statement that locks a table for itself (ALTER, DROP) comes after operations.claim(table).
+- A statement that locks a table for itself (ALTER, DROP) comes after operations.lock_table(table).
 - It runs offline too: it asks the database nothing. squawk reads what --sql prints, in the tests.
 - Revisions are numbered, and the name has at most 32 characters: `make migration m=add_kind`.
 """

@@ -16,12 +16,12 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from app import create_app, embedded
+from app import create_app, services
 from app.config import ROOT, Settings
-from app.models import db
-from tests.factories import Caller, Database, body, uri
-from tests.live import Live, serve
-from tests.roles import Roles
+from app.database import embedded
+from tests.support.factories import Caller, Database, body, uri
+from tests.support.live import Live, serve
+from tests.support.roles import Roles
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,10 +109,7 @@ def new_app() -> Iterator[Callable[..., Flask]]:
 def close(app: Flask) -> None:
     """Close the service's connections."""
     with app.app_context():
-        db.engine.dispose()
-    for name in ("registrar", "grace_registrar", "identity"):
-        if closing := app.extensions.get(name):
-            closing.close()
+        services.current().close()
 
 
 @pytest.fixture(scope="session")

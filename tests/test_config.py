@@ -87,7 +87,7 @@ def test_the_readme_lists_every_setting_with_its_default():
 def test_nothing_else_reads_the_environment():
     readers = [
         path.name
-        for path in (ROOT / "app").glob("*.py")
+        for path in (ROOT / "app").rglob("*.py")
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text())
     ]
     assert readers == ["config.py"]

@@ -1,47 +1,18 @@
-"""What keeps the house in order: guards, directions."""
+"""What keeps the house in order: guards, who commits, and nothing cited that is not here.
+
+The directions of imports are held by import-linter (pyproject.toml), in `make lint`.
+"""
 
 import ast
 import re
-
-import pytest
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 from app.config import ROOT
 
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/<asset>"}
-
-# A module may import those above it.
-LAYERS = [
-    {"models", "config", "mongoexport", "terminal", "logs", "hashes", "arrays"},
-    {"embedded", "schemas", "service_keys", "metrics"},
-    {"database", "service_schemas", "stats", "observation", "rocketchat"},
-    {"push_tokens", "errors", "bodies", "feedback", "commands"},
-    {"sessions", "exporter", "flights"},
-    {"registration_sql", "purge"},
-    {"registration_writer", "auth", "identity", "import_rows", "import_sql"},
-    {"registrar", "backfill"},
-    {"rotation", "importer", "session_import", "fast_lane"},
-    {"push_tokens_cli", "api_calls"},
-    {"api_answers"},
-    {"openapi"},
-    {"client_api", "service_api", "monitoring", "cli", "docs"},
-    {"doctor_database"},
-    {"doctor"},
-    {"__init__", "gunicorn_worker"},
-    {"gunicorn_conf", "run"},
-]
-KNOW_NO_FLASK = {
-    "config",
-    "feedback",
-    "service_keys",
-    "embedded",
-    "flights",
-    "push_tokens",
-    "registration_sql",
-    "registration_writer",
-    "rocketchat",
-    "rotation",
-    "sessions",
-}
+COMMITS = {"commit", "committed", "transaction", "autocommit"}
 
 
 def test_every_route_outside_the_public_list_has_a_guard(app, client):
@@ -56,32 +27,52 @@ def test_every_route_outside_the_public_list_has_a_guard(app, client):
     assert guarded >= 5
 
 
-def imports() -> dict[str, set[str]]:
-    """Return which modules of ours each of our modules imports, wherever in it."""
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / "app").glob("*.py"):
-        names = found.setdefault(path.stem, set())
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "app":
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("app."):
-                names.add(node.module.removeprefix("app."))
-    return found
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield every module of the app, as a path below app/ and its syntax tree."""
+    for path in sorted((ROOT / "app").rglob("*.py")):
+        yield str(path.relative_to(ROOT / "app")), ast.parse(path.read_text())
 
 
-def test_imports_go_one_way():
-    height = {name: level for level, names in enumerate(LAYERS) for name in names}
-    for module, imported in imports().items():
-        for other in imported:
-            assert height[other] < height[module], f"{module} imports {other}"
+def called(tree: ast.AST) -> set[str]:
+    """Return the names of all functions and methods that are called, and of their keywords."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {getattr(call.func, "attr", None) or getattr(call.func, "id", "") for call in calls}
+    return names | {str(keyword.arg) for call in calls for keyword in call.keywords}
 
 
-@pytest.mark.parametrize("module", sorted(KNOW_NO_FLASK))
-def test_what_is_below_the_views_knows_no_request(module):
-    code = (ROOT / "app" / f"{module}.py").read_text()
-    assert not re.search(r"^\s*(from|import) flask\b", code, re.M)
+def test_only_who_answers_a_caller_commits():
+    """Views, commands, imports and confirmations commit; a verb never does."""
+    committing = {path for path, tree in modules() if COMMITS & called(tree)}
+    assert committing == {
+        "api/client.py",
+        "api/service.py",
+        "cli/doctor_database.py",
+        "cli/push_tokens.py",
+        "cli/service_keys.py",
+        "cli/sessions.py",
+        "database/retries.py",
+        "identity/confirmation.py",
+        "server/registration_writer.py",
+        "services.py",
+        "transfer/push_token_import.py",
+        "transfer/session_import.py",
+    }
 
 
-def test_verbs_never_commit():
-    for module in ("sessions", "push_tokens", "rotation", "service_keys", "feedback", "purge"):
-        assert ".commit(" not in (ROOT / "app" / f"{module}.py").read_text()
+def test_the_check_for_commits_sees_each_way_to_commit():
+    for code in ("db.session.commit()", "committed(verb, 1)", "connect(autocommit=True)"):
+        assert COMMITS & called(ast.parse(code)), code
+
+
+CITED = re.compile(r"\b(design|domain)(\.md)? \d|\b(design|domain|findings)\.md|\bRC#\d")
+TEXTS = {".py", ".md", ".conf", ".sql", ".yml", ".yaml", ".toml", ".service", ".sh", ".mako"}
+
+
+def test_nothing_is_cited_that_the_repository_lacks():
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in files.stdout.split():
+        path = ROOT / name
+        if path.suffix in TEXTS and path.exists() and path != Path(__file__):
+            assert not CITED.search(path.read_text()), name

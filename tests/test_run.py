@@ -14,8 +14,8 @@ import pytest
 
 from app.config import ROOT
 from tests.conftest import migrate
-from tests.filled import fill
-from tests.live import free_port
+from tests.support.filled import fill
+from tests.support.live import free_port
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.operations import claim
+from migrations.operations import lock_table
 
 revision: str = "0003_refresh_heavy_tables"
 down_revision: str | None = "0002_service_keys"
@@ -25,11 +25,11 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     """Fill pages to 85 %."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens SET (fillfactor = 85)")
 
 
 def downgrade() -> None:
     """Fill pages to 100 %."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens RESET (fillfactor)")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.operations import claim
+from migrations.operations import lock_table
 
 revision: str = "0004_environment"
 down_revision: str | None = "0003_refresh_heavy_tables"
@@ -19,7 +19,7 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     """Add the column; its default is for new rows only."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute('ALTER TABLE push_tokens ADD COLUMN environment text COLLATE "C"')
     op.execute("ALTER TABLE push_tokens ALTER COLUMN environment SET DEFAULT 'production'")
     op.execute(
@@ -34,5 +34,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the column and what it says."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens DROP COLUMN environment")

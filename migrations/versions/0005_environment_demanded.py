@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.operations import claim, unlimited
+from migrations.operations import lock_table, without_statement_timeout
 
 revision: str = "0005_environment_demanded"
 down_revision: str | None = "0004_environment"
@@ -28,8 +28,8 @@ END $$
 
 def upgrade() -> None:
     """Refuse while rows are not filled; then demand it of what is written."""
-    unlimited(REFUSE_UNFILLED)
-    claim("push_tokens")
+    without_statement_timeout(REFUSE_UNFILLED)
+    lock_table("push_tokens")
     op.execute(
         "ALTER TABLE push_tokens ADD CONSTRAINT ck_push_tokens_environment_there"
         " CHECK (environment IS NOT NULL) NOT VALID"
@@ -38,5 +38,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Demand it no more."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")

@@ -6,7 +6,7 @@ rows, however long it takes.
 
 from collections.abc import Sequence
 
-from migrations.operations import claim, unlimited
+from migrations.operations import lock_table, without_statement_timeout
 
 revision: str = "0006_environment_checked"
 down_revision: str | None = "0005_environment_demanded"
@@ -16,9 +16,9 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     """Check what is there."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     for name in ("ck_push_tokens_environment", "ck_push_tokens_environment_there"):
-        unlimited(f"ALTER TABLE push_tokens VALIDATE CONSTRAINT {name}")
+        without_statement_timeout(f"ALTER TABLE push_tokens VALIDATE CONSTRAINT {name}")
 
 
 def downgrade() -> None:

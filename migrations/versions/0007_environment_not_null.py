@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from alembic import op
 
-from migrations.operations import claim, unlimited
+from migrations.operations import lock_table, without_statement_timeout
 
 revision: str = "0007_environment_not_null"
 down_revision: str | None = "0006_environment_checked"
@@ -18,15 +18,17 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     """Make of the constraint what the models say."""
-    claim("push_tokens")
-    unlimited("ALTER TABLE push_tokens VALIDATE CONSTRAINT ck_push_tokens_environment_there")
+    lock_table("push_tokens")
+    without_statement_timeout(
+        "ALTER TABLE push_tokens VALIDATE CONSTRAINT ck_push_tokens_environment_there"
+    )
     op.execute("ALTER TABLE push_tokens ALTER COLUMN environment SET NOT NULL")
     op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")
 
 
 def downgrade() -> None:
     """Allow null again, but for what the constraint of revision 0005 says."""
-    claim("push_tokens")
+    lock_table("push_tokens")
     op.execute(
         "ALTER TABLE push_tokens ADD CONSTRAINT ck_push_tokens_environment_there"
         " CHECK (environment IS NOT NULL) NOT VALID"

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.activation import SocketUnit
-from tests.clusters import Cluster
 from tests.conftest import migrate
-from tests.factories import Caller, Database
-from tests.proxy import NO_LIMITS, nginx
+from tests.support.activation import SocketUnit
+from tests.support.clusters import Cluster
+from tests.support.factories import Caller, Database
+from tests.support.proxy import NO_LIMITS, nginx
 
 CLIENTS = 40
 HERE = Path(__file__).parent

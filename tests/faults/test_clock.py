@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.factories import body
 from tests.faults.conftest import opened
-from tests.parts import part
+from tests.support.factories import body
+from tests.support.parts import part
 
 PATH = "/api/v1/push.token"
 

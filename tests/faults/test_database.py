@@ -14,16 +14,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app import embedded
 from app.config import Settings
-from app.database import GRACE
+from app.database import embedded
+from app.database.connections import SILENCE_TIMEOUT
 from tests.faults.conftest import opened
-from tests.load import load
+from tests.support.load import load
 
 DEFAULTS = Settings()
 # The longest that a request may take: its turn comes at the last moment, then a statement that
 # nobody answers, or a connection to each host of the URI.
-LONGEST = DEFAULTS.request_deadline + DEFAULTS.database_statement_timeout + GRACE
+LONGEST = DEFAULTS.request_deadline + DEFAULTS.database_statement_timeout + SILENCE_TIMEOUT
 END_ALL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'push-token-registry'

@@ -7,7 +7,7 @@ import psycopg
 
 from tests.faults.conftest import opened
 from tests.faults.test_database import LONGEST, check_recovery
-from tests.load import load
+from tests.support.load import load
 
 
 def make_standby(primary, standby) -> None:

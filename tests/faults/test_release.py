@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from app.config import ROOT
 from tests.conftest import migrate
 from tests.faults.conftest import opened
-from tests.filled import fill
-from tests.live import serve
-from tests.load import load
-from tests.releases import previous_release
+from tests.support.filled import fill
+from tests.support.live import serve
+from tests.support.load import load
+from tests.support.releases import previous_release
 
 ROWS = 200_000
 BEFORE, EXPANDED = "0003_refresh_heavy_tables", "0004_environment"

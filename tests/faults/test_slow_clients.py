@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.config import ROOT
-from tests.load import load
+from tests.support.load import load
 
 SLOW = 500
 SECONDS = 20
@@ -16,7 +16,7 @@ SECONDS = 20
 @contextmanager
 def slow_clients(address: str) -> Iterator[Callable[[], int]]:
     """Start them; give a function that counts those nginx has neither answered nor cut off."""
-    command = [sys.executable, "-m", "tests.faults.dawdle", *address.split(":"), str(SLOW)]
+    command = [sys.executable, "-m", "tests.support.dawdle", *address.split(":"), str(SLOW)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

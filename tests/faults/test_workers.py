@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.clusters import is_stopped
 from tests.faults.conftest import opened
-from tests.live import serve
-from tests.load import load
-from tests.proxy import NO_LIMITS, nginx
+from tests.support.clusters import is_stopped
+from tests.support.live import serve
+from tests.support.load import load
+from tests.support.proxy import NO_LIMITS, nginx
 
 
 def workers(pid: int) -> list[int]:

@@ -1,0 +1,1 @@
+"""The HTTP interface: views, guards, schemas and errors."""

@@ -1,0 +1,116 @@
+"""The guards: who may call."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from flask import current_app, g, request
+
+from app import services
+from app.api import errors
+from app.database.failures import UnavailableError
+from app.identifiers import hash_secret
+from app.limits import MAX_USER_ID, is_text
+from app.registry import service_keys, sessions
+
+T = TypeVar("T")
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Credentials(NamedTuple):
+    """What a caller shows: not yet proof of anything."""
+
+    token_hash: bytes
+    user_id: str
+
+
+def parse_credentials(auth_token: str, user_id: str) -> Credentials | None:
+    """Parse the headers `X-Auth-Token` and `X-User-Id`; None when one cannot be right.
+
+    WSGI hands the bytes of a header over as latin-1.
+    """
+    try:
+        user_id = user_id.encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    if not auth_token or not is_text(user_id, MAX_USER_ID):
+        return None
+    return Credentials(hash_secret(auth_token.encode("latin-1", "replace")), user_id)
+
+
+def require_credentials() -> None:
+    """Parse the caller's headers into `g.credentials`; 401 when one cannot be right.
+
+    This proves nothing yet: it is only for a view whose statement checks the session.
+    """
+    headers = request.headers
+    found = parse_credentials(headers.get("X-Auth-Token", ""), headers.get("X-User-Id", ""))
+    if found is None:
+        raise errors.unauthorized()
+    g.credentials = found
+
+
+def requires_scope(scope: str) -> Callable[[View], View]:
+    """Mark a view with the scope that a service key must have to call it.
+
+    The guard and the OpenAPI document read the mark.
+    """
+    if scope not in service_keys.SCOPES:
+        raise ValueError(f"no such scope: {scope}")
+
+    def mark(view: View) -> View:
+        view.scope = scope  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def require_service_key() -> None:
+    """Require a live service key (`Authorization: Bearer`): 401; with the view's scope: 403.
+
+    The name of the service is `g.service` from here on.
+    """
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    found = None
+    if scheme.lower() == "bearer" and key:
+        key_hash = hash_secret(key.strip().encode("latin-1", "replace"))
+        found = services.current().retrying(lambda: service_keys.find(key_hash))
+    if found is None:
+        raise errors.unauthorized()
+    g.service = found["name"]
+    view: Any = current_app.view_functions[str(request.endpoint)]
+    if view.scope not in found["scopes"]:
+        raise errors.forbidden()
+
+
+def require_session() -> None:
+    """Require a valid session, as `g.credentials`; 401 without one."""
+    require_credentials()
+    token_hash, user_id = g.credentials
+    retrying = services.current().retrying
+    with_valid_session(
+        lambda max_age: retrying(lambda: sessions.is_signed_in(token_hash, user_id, max_age))
+    )
+
+
+def with_valid_session(attempt: Callable[[int | None], T | None]) -> T:
+    """Return what `attempt` returns to a caller with a valid session; 401 where that is nothing.
+
+    Its argument is the greatest age of a confirmation (`models.is_valid_session`). Where it finds
+    no session and an identity provider decides, that is asked, and `attempt` is run once more.
+    """
+    shared = services.current()
+    max_age = shared.settings.recheck
+    result = attempt(max_age)
+    if not result and shared.confirmation:
+        token_hash, user_id = g.credentials
+        secret = request.headers.get("X-Auth-Token", "").encode("latin-1", "replace")
+        allowed = shared.confirmation.confirm(token_hash, user_id, secret)
+        if allowed is None:
+            raise errors.unauthorized()
+        result = attempt(allowed)
+        if not result and allowed != max_age:
+            # The grace ended in this moment; a caller who was not denied is not signed out.
+            raise UnavailableError("nobody confirms the session")
+    if not result:
+        raise errors.unauthorized()
+    return result

@@ -1,0 +1,87 @@
+"""The calls of the apps: one view a call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, g, request
+from marshmallow import ValidationError
+
+from app import metrics, services
+from app.api import errors, schemas
+from app.api.auth import require_credentials, require_session, with_valid_session
+from app.api.bodies import body_fields, query_fields
+from app.models import UserSession
+from app.registry import push_tokens, sessions
+from app.registry.registration import Registration
+from app.registry.rotation import register_device
+
+bp = Blueprint("client", __name__, url_prefix="/api/v1")
+bp.before_request(require_session)
+
+# The hot path: the statement that registers also authenticates.
+hot_bp = Blueprint("registration", __name__, url_prefix="/api/v1")
+hot_bp.before_request(require_credentials)
+
+Answer = dict[str, Any]
+
+
+@hot_bp.post("/push.token")
+def register_push_token() -> Answer:
+    """Bind a device's push token to the signed-in user, for as long as the session lives."""
+    try:
+        fields = schemas.register_push_token.load(body_fields(request))
+    except ValidationError:
+        require_session()  # a 401 hides every 400
+        raise
+    device_id = fields.pop("device_id")
+    asked = Registration(*g.credentials, **fields)
+    row = with_valid_session(lambda max_age: _register(asked, device_id, max_age))
+    return {"result": schemas.dump_push_token(row), "success": True}
+
+
+def _register(
+    asked: Registration, device_id: str | None, max_age: int | None
+) -> Mapping[Any, Any] | None:
+    """Register with a valid session (`models.is_valid_session`); None where there is none."""
+    shared = services.current()
+    if device_id is None:
+        registrar = shared.registrar
+        if max_age != registrar.max_age and shared.grace_registrar:
+            registrar = shared.grace_registrar
+        return registrar.register(asked)
+    registered = shared.committed(lambda: register_device(asked, device_id, max_age))
+    if registered is None:
+        return None
+    row, user_before = registered
+    metrics.count_registrations([metrics.outcome(asked.user_id, user_before)])
+    return row
+
+
+@bp.get("/push.token")
+def list_push_tokens() -> Answer:
+    """List the signed-in user's registrations, the latest renewed first."""
+    rows = push_tokens.of_user(g.credentials.user_id)
+    return {"tokens": [schemas.dump_push_token(row) for row in rows], "success": True}
+
+
+@bp.delete("/push.token")
+def remove_push_token() -> Answer:
+    """Remove the signed-in user's registrations of a push token, in every app."""
+    asked = query_fields(request) | body_fields(request)
+    fields = schemas.remove_push_token.load(asked)
+    removed = services.current().committed(
+        lambda: push_tokens.remove(g.credentials.user_id, fields["token"])
+    )
+    if not removed:
+        raise errors.not_found()
+    metrics.REMOVED.labels("deleted").inc(removed)
+    return {"success": True}
+
+
+@bp.post("/logout")
+def log_out() -> Answer:
+    """End the calling session and its registrations."""
+    own = UserSession.token_hash == g.credentials.token_hash
+    _, removed = services.current().committed(lambda: sessions.end(own))
+    metrics.REMOVED.labels("logout").inc(removed)
+    return {"status": "success", "data": {"message": "You've been logged out!"}}

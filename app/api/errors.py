@@ -1,0 +1,132 @@
+"""The one place that shapes error JSON."""
+
+import logging
+import traceback
+from collections.abc import Iterator
+
+import psycopg
+from flask import Flask, current_app
+from marshmallow import ValidationError
+from marshmallow.exceptions import SCHEMA
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.sansio.response import Response
+
+from app.database.failures import UnavailableError, describe, is_unavailable, original
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = 1  # seconds; a phone that comes back later than this loses nothing
+
+TEXTS = {
+    404: "API endpoint does not exist",
+    405: "Method not allowed",
+    413: "Request entity too large",
+    415: "Unsupported media type",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
+
+
+class ApiError(HTTPException):
+    """An error whose body the API's contract spells out."""
+
+    def __init__(self, code: int, body: dict[str, object]):
+        super().__init__()
+        self.code = code
+        self.body = body
+
+
+def unauthorized() -> ApiError:
+    """Make the 401, which never says what is wrong with the credentials."""
+    message = "You must be logged in to do this."
+    return ApiError(401, {"status": "error", "message": message})
+
+
+def forbidden() -> ApiError:
+    """Make the 403 of a service key without the call's scope."""
+    return ApiError(403, {"success": False, "error": "unauthorized"})
+
+
+def not_found() -> ApiError:
+    """Make the 404 of a call whose thing is not there."""
+    return ApiError(404, {"success": False, "error": "Resource not found"})
+
+
+def invalid(message: str, error_type: str) -> ApiError:
+    """Make the 400 of a field, the way Rocket.Chat's Meteor.Error reads on the wire."""
+    return ApiError(
+        400, {"success": False, "error": f"{message} [{error_type}]", "errorType": error_type}
+    )
+
+
+def _answer(code: int, body: dict[str, object]) -> Response:
+    response = current_app.json.response(body)
+    response.status_code = code
+    return response
+
+
+def _handle_http_exception(error: HTTPException) -> Response:
+    code = error.code or 500
+    if isinstance(error, ApiError):
+        return _answer(code, error.body)
+    text = TEXTS.get(code) or error.name
+    response = _answer(code, {"success": False, "error": text})
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _handle_validation_error(error: ValidationError) -> Response:
+    """Answer for the first field that failed.
+
+    A message is a pair (text, error type) where the contract has a text of its own for the field,
+    else marshmallow's text, which the path of the field goes before.
+    """
+    path, message = [], error.normalized_messages()  # type: ignore[no-untyped-call]
+    while isinstance(message, dict):
+        name, message = next(iter(message.items()))
+        if name != SCHEMA:  # what is wrong with an object as a whole
+            path.append(str(name))
+    text, error_type = message[0], "error-invalid-params"
+    if isinstance(text, tuple):
+        text, error_type = text
+    else:
+        text = f"{'.'.join(path)}: {text}"
+    return _handle_http_exception(invalid(text, error_type))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and those that it came from, as a traceback would show them."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _handle_exception(error: Exception) -> Response:
+    """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+    cause = original(error)
+    if isinstance(error, UnavailableError) or is_unavailable(error):
+        log.warning("unavailable: %s", describe(cause))
+        response = _answer(503, {"success": False, "error": TEXTS[503]})
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+        return response
+    if any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
+        # Its text repeats rows and parameters, push tokens and hashes among them; so may that of
+        # an error that it led to.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        sqlstate = getattr(cause, "sqlstate", None) or ""
+        log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where)
+    else:
+        log.error("unexpected error", exc_info=error)
+    return _handle_http_exception(InternalServerError())
+
+
+def init_app(app: Flask) -> None:
+    """Have every error of the app answered in JSON."""
+    app.register_error_handler(HTTPException, _handle_http_exception)
+    app.register_error_handler(ValidationError, _handle_validation_error)
+    app.register_error_handler(Exception, _handle_exception)

@@ -1,0 +1,83 @@
+"""The calls of the services that send or announce sessions: one view a call."""
+
+from typing import Any
+
+from flask import Blueprint, request
+from marshmallow import ValidationError
+
+from app import metrics, services
+from app.api import schemas, service_schemas
+from app.api.auth import require_service_key, requires_scope
+from app.api.bodies import json_object
+from app.models import UserSession
+from app.registry import feedback, push_tokens, sessions
+
+bp = Blueprint("service", __name__, url_prefix="/api/v1")
+bp.before_request(require_service_key)
+
+Answer = dict[str, Any]
+
+
+@bp.post("/push.tokens.lookup")
+@requires_scope("lookup")
+def look_up_push_tokens() -> Answer:
+    """Say under which push tokens up to 1,000 users are reachable."""
+    asked = service_schemas.lookup.load(json_object(request))
+    shape = {"with_environment": asked.pop("with_environment")}
+    rows = services.current().retrying(lambda: push_tokens.look_up(**asked))
+    return {"tokens": [schemas.dump_push_token(row, **shape) for row in rows], "success": True}
+
+
+@bp.post("/push.tokens.list")
+@requires_scope("lookup")
+def list_push_tokens() -> Answer:
+    """Give a page of all registrations, and the cursor of the next one."""
+    asked = service_schemas.list_page.load(json_object(request))
+    shape = {"with_environment": asked.pop("with_environment")}
+    rows, last = services.current().retrying(lambda: push_tokens.page(**asked))
+    cursor = service_schemas.Cursor.of(last) if last else None
+    tokens = [schemas.dump_push_token(row, **shape) for row in rows]
+    return {"tokens": tokens, "cursor": cursor, "success": True}
+
+
+@bp.post("/push.tokens.feedback")
+@requires_scope("feedback")
+def take_feedback() -> Answer:
+    """Remove what the push providers say is dead."""
+    verdicts = service_schemas.feedback.load(json_object(request))["results"]
+    try:
+        outcome = services.current().committed(lambda: feedback.apply(verdicts))
+    except feedback.FutureVerdictError as ahead:
+        problem = {ahead.field: ["Is more than 5 minutes in the future."]}
+        raise ValidationError({"results": {ahead.place: problem}}) from None
+    metrics.REMOVED.labels("feedback").inc(outcome.removed)
+    return {**outcome._asdict(), "success": True}
+
+
+@bp.post("/sessions.put")
+@requires_scope("sessions")
+def put_sessions() -> Answer:
+    """Take over sessions that an identity provider announces."""
+    announced = service_schemas.put_sessions.load(json_object(request))["sessions"]
+    days = services.current().settings.session_days
+    try:
+        services.current().committed(lambda: sessions.put(announced, days))
+    except sessions.ForeignHashError as foreign:
+        problem = {"hashedToken": ["Is known for another user."]}
+        raise ValidationError({"sessions": dict.fromkeys(foreign.places, problem)}) from None
+    return {"sessions": len(announced), "success": True}
+
+
+@bp.post("/sessions.revoke")
+@requires_scope("sessions")
+def revoke_sessions() -> Answer:
+    """End one, all other or all sessions of a user, and what was registered in them."""
+    asked = service_schemas.revoke_sessions.load(json_object(request))
+    which = UserSession.user_id == asked["user_id"]
+    if "token_hash" in asked:
+        which &= UserSession.token_hash == asked["token_hash"]
+    if "except_hashes" in asked:
+        which &= UserSession.token_hash.not_in(asked["except_hashes"])
+    ended, removed = services.current().committed(lambda: sessions.end(which))
+    metrics.REMOVED.labels("revoked").inc(removed)
+    return {"sessions": ended, "tokens": removed, "success": True}

@@ -1,0 +1,205 @@
+"""What the services that send may say, checked by marshmallow.
+
+Messages become `results.1.sentAt: …`: the path of the field, in lists with the index from 0.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    validate,
+    validates_schema,
+)
+
+from app.identifiers import parse_hash
+from app.limits import (
+    ENVIRONMENTS,
+    MAX_APP_NAME,
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    TYPES,
+    is_text,
+)
+
+MAX_ITEMS = 1000  # of any list in one call
+
+
+class Text(fields.String):
+    """A string of 1 to `limit` bytes of UTF-8 that PostgreSQL can hold."""
+
+    def __init__(self, limit: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.limit = limit
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if not is_text(value, self.limit):
+            raise ValidationError(f"Must be a string of 1 to {self.limit} bytes of UTF-8.")
+        return str(value)
+
+
+class HashedToken(fields.Field[bytes]):
+    """base64 of the SHA-256 of an auth token, as Meteor stores it."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bytes:
+        try:
+            return parse_hash(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+class Moment(fields.AwareDateTime):
+    """An ISO 8601 date and time with its offset, in a year that PostgreSQL and clocks share."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
+        if not isinstance(value, str):
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+        try:
+            moment: datetime = super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
+        return moment
+
+
+class Whole(fields.Integer):
+    """A number without a fraction, never a string; JSON does not tell 404.0 from 404."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any):
+        super().__init__(strict=True, validate=validate.Range(low, high), **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number: int = super()._deserialize(value, attr, data, **kwargs)
+        return number
+
+
+class Flag(fields.Boolean):
+    """True or false; marshmallow's also takes "yes", and what removes must be meant."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Cursor(fields.Field[str]):
+    """The id of the last row of a page, in a form that nobody takes for one."""
+
+    PREFIX = "after:"
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        try:
+            text = base64.b64decode(value, altchars=b"-_", validate=True).decode()
+        except (TypeError, ValueError, binascii.Error):
+            text = ""
+        after = text.removeprefix(self.PREFIX)
+        if not text.startswith(self.PREFIX) or not is_text(after, MAX_DEVICE_ID):
+            raise ValidationError("Is not a cursor that push.tokens.list returned.")
+        return after
+
+    @classmethod
+    def of(cls, row_id: str) -> str:
+        """Return the cursor of the page after this row."""
+        return base64.urlsafe_b64encode((cls.PREFIX + row_id).encode()).decode()
+
+
+def items(inner: Any, **kwargs: Any) -> fields.List[Any]:
+    """Return a required list of 1 to MAX_ITEMS elements."""
+    length = validate.Length(1, MAX_ITEMS, error=f"Must have 1 to {MAX_ITEMS} elements.")
+    return fields.List(inner, required=True, validate=length, **kwargs)
+
+
+class ServiceSchema(Schema):
+    """A body that may also say what we do not know."""
+
+    class Meta:
+        """Take what is known and leave the rest."""
+
+        unknown = EXCLUDE
+
+
+class Narrowing(ServiceSchema):
+    """Which registrations a sender wants to see, and how much of them."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName")
+    type = fields.String(validate=validate.OneOf(TYPES))
+    environment = fields.String(validate=validate.OneOf(ENVIRONMENTS))
+    with_environment = Flag(data_key="withEnvironment", load_default=False)
+
+
+class Lookup(Narrowing):
+    """The body of `push.tokens.lookup`."""
+
+    user_ids = items(Text(MAX_USER_ID), data_key="userIds")
+
+
+class ListPage(Narrowing):
+    """The body of `push.tokens.list`."""
+
+    updated_since = Moment(data_key="updatedSince")
+    count = Whole(1, MAX_ITEMS, load_default=100)
+    cursor = Cursor(load_default=None, allow_none=True)
+
+
+class Verdict(ServiceSchema):
+    """What a provider said of one push token, as it came."""
+
+    app_name = Text(MAX_APP_NAME, data_key="appName", required=True)
+    value = Text(MAX_PUSH_TOKEN, required=True)
+    provider = fields.String(required=True, validate=validate.OneOf(["fcm", "apns"]))
+    status = Whole(100, 599, required=True)
+    error = Text(255)
+    reason = Text(255)
+    timestamp = Whole(0, 253402300799000)
+    sent_at = Moment(data_key="sentAt", required=True)
+    payload_valid = Flag(data_key="payloadValid", load_default=False)
+    credentials_valid = Flag(data_key="credentialsValid", load_default=False)
+
+
+class Feedback(ServiceSchema):
+    """The body of `push.tokens.feedback`."""
+
+    results = items(fields.Nested(Verdict))
+
+
+class AnnouncedSession(ServiceSchema):
+    """A session that an identity provider knows."""
+
+    user_id = Text(MAX_USER_ID, data_key="userId", required=True)
+    token_hash = HashedToken(data_key="hashedToken", required=True)
+    expires_at = Moment(data_key="expiresAt", allow_none=True)
+
+
+class PutSessions(ServiceSchema):
+    """The body of `sessions.put`."""
+
+    sessions = items(fields.Nested(AnnouncedSession))
+
+
+class RevokeSessions(ServiceSchema):
+    """The body of `sessions.revoke`."""
+
+    user_id = Text(MAX_USER_ID, data_key="userId", required=True)
+    token_hash = HashedToken(data_key="hashedToken")
+    except_hashes = fields.List(
+        HashedToken(), data_key="exceptHashedTokens", validate=validate.Length(max=MAX_ITEMS)
+    )
+
+    @validates_schema
+    def _either_or(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "token_hash" in data and "except_hashes" in data:
+            raise ValidationError("Goes without hashedToken.", "exceptHashedTokens")
+
+
+lookup = Lookup()
+list_page = ListPage()
+feedback = Feedback()
+put_sessions = PutSessions()
+revoke_sessions = RevokeSessions()

@@ -1,0 +1,104 @@
+"""`flask doctor`: says in plain words whether all that the service needs is right, and what to do.
+
+It never says a password: neither the DATABASE_URL nor any other value that may hold one.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+
+from app.cli import doctor_database
+from app.cli.doctor_database import Finding
+from app.cli.terminal import print_json, printable
+from app.config import ConfigError, Settings
+from app.database import embedded
+
+
+def examine(settings: Settings | None, problem: str | None = None) -> Iterator[Finding]:
+    """Yield what is found, one check after the other.
+
+    Where there are no usable settings there is the problem that kept the service from starting.
+    """
+    problems = [] if settings else Settings.problems() or [str(problem)]
+    for wrong in problems:
+        yield Finding("settings", "wrong", wrong, "set it as the table in README.md says")
+    if settings is None:
+        for check in ("embedded", "database", "revision", "rights", "upstream", "clock"):
+            yield Finding(check, "skipped", "needs usable settings")
+        return
+    yield Finding("settings", "right", "all can be used")
+    yield _embedded(settings)
+    yield from doctor_database.examine(settings)
+    yield _upstream(settings)
+
+
+def _embedded(settings: Settings) -> Finding:
+    if settings.database_url:
+        return Finding("embedded", "right", "not used: DATABASE_URL names a server")
+    try:
+        embedded.binaries()
+        embedded.server.acquire()
+    except (ConfigError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        do = "set DATABASE_URL, or install requirements-run.txt and see instance/postgresql"
+        return Finding("embedded", "wrong", printable(reason), do)
+    return Finding("embedded", "right", f"runs on {embedded.server.data}")
+
+
+def _upstream(settings: Settings) -> Finding:
+    if settings.auth_backend == "local":
+        return Finding("upstream", "right", "not used: AUTH_BACKEND is local")
+    from app.identity.rocketchat import RocketChat, Verdict  # noqa: PLC0415 (only where it is used)
+
+    url = settings.rocketchat_url or ""
+    upstream = RocketChat(url, settings.rocketchat_timeout)
+    with closing(upstream):
+        # Credentials that nobody has: Rocket.Chat denies them, and that is how it is known.
+        verdict = upstream.ask(b"", b"flask-doctor", "flask-doctor")
+    if verdict is Verdict.DENIED:
+        return Finding("upstream", "right", f"Rocket.Chat answers at {url}")
+    problem = upstream.problem or "confirms credentials that nobody has"
+    do = "correct ROCKETCHAT_URL, or see to what stands before Rocket.Chat"
+    return Finding("upstream", "wrong", f"{url}: {problem}", do)
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line instead of the text.")
+@with_appcontext
+def doctor(as_json: bool) -> None:
+    """Say whether settings, database, role, Rocket.Chat and clock are right, and what to do.
+
+    Exit status 0: all is right, warnings aside.
+    """
+    found = []
+    extensions = current_app.extensions
+    shared = extensions.get("push_registry")
+    for finding in examine(shared and shared.settings, extensions.get("config_problem")):
+        found.append(finding)
+        if not as_json:
+            click.echo(f"{finding.state:8} {finding.check}: {finding.says}")
+            if finding.do:
+                click.echo(f"{'':8} → {finding.do}")
+    is_ok = all(finding.state in ("right", "warning") for finding in found)
+    if as_json:
+        print_json(ok=is_ok, checks=[asdict(finding) for finding in found])
+    if not is_ok:
+        raise SystemExit(1)
+
+
+def patient(error: ConfigError, arguments: list[str] | None = None) -> Flask:
+    """Return an app that has this command only, where the settings allow no other.
+
+    Raises the error for whoever asks for something else.
+    """
+    if (sys.argv if arguments is None else arguments)[1:2] != ["doctor"]:
+        raise error
+    app = Flask(__name__, static_folder=None)
+    app.extensions["config_problem"] = error.problem
+    app.cli.add_command(doctor)
+    return app

@@ -1,0 +1,239 @@
+"""The commands on push tokens, for moving them in bulk and keeping the table clean."""
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import BinaryIO
+
+import click
+import orjson
+from rich.console import Console
+from sqlalchemy import create_engine
+
+from app import services
+from app.cli import stats
+from app.cli.commands import Commands, source
+from app.cli.terminal import Meter, print_json
+from app.database.connections import Connection, connector
+from app.database.revision import estimated_rows
+from app.limits import MAX_APP_NAME, is_text
+from app.models import db
+from app.registry import maintenance
+from app.transfer import export
+from app.transfer.mongoexport import Entry, UnreadableError, entries
+from app.transfer.push_token_import import Importer
+
+MAX_REJECT = 10_000  # bytes of a rejected row that are kept
+
+group = Commands("push-tokens", help="Registrations in bulk.")
+
+
+@contextmanager
+def _database() -> Iterator[Connection]:
+    """Give a connection of the command's own, on which statements may take long."""
+    connect = connector(services.current().settings, batch=True)
+    with closing(connect(autocommit=True)) as connection:
+        yield connection
+
+
+class Rejects:
+    """Where rejected rows go: a file that only we may read, else the first few on stderr."""
+
+    def __init__(self, path: str | None):
+        self._file: BinaryIO | None = None
+        self._shown = 0
+        if path:
+            # They have push tokens in them, which are as good as passwords.
+            number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            if stat.S_ISREG(os.fstat(number).st_mode):  # not /dev/null, nor a pipe
+                os.fchmod(number, 0o600)
+                os.ftruncate(number, 0)
+            self._file = os.fdopen(number, "wb")
+
+    def add(self, entry: Entry, reason: str) -> None:
+        """Note an entry and why it was rejected."""
+        if self._file:
+            row = entry.text[:MAX_REJECT].decode(errors="replace").strip()
+            note = {"line": entry.line, "reason": reason, "row": row}
+            self._file.write(orjson.dumps(note, option=orjson.OPT_APPEND_NEWLINE))
+            return
+        self._shown += 1
+        if self._shown <= 10:
+            click.echo(f"line {entry.line}: {reason}", err=True)
+        elif self._shown == 11:
+            click.echo("Further rejects are not shown; --rejects FILE has them all.", err=True)
+
+    def close(self) -> None:
+        """Have all of it in the file."""
+        if self._file:
+            self._file.close()
+
+
+def _is_same(path: str, file: BinaryIO) -> bool:
+    """Tell whether the path names the open file; one in memory has no name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
+@group.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option(
+    "--rejects",
+    type=click.Path(dir_okay=False),
+    help="Write what is not imported here, with line and reason: keep it secret, like FILE.",
+)
+@click.option(
+    "--known-sessions-only",
+    is_flag=True,
+    help="Reject rows whose session can't sign in here, instead of keeping them without.",
+)
+def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool) -> None:
+    """Merge FILE (- is stdin) into the registrations; the newest of a push token wins.
+
+    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, or our export; gzip is seen by
+    itself. May be run again, and beside the running service.
+    """
+    with ExitStack() as stack:
+        export, size = stack.enter_context(source(file))
+        if rejects and _is_same(rejects, export):
+            raise click.BadParameter("is FILE itself", param_hint="--rejects")
+        sink = stack.enter_context(closing(Rejects(rejects)))
+        documents = stack.enter_context(closing(entries(export)))
+        connection = stack.enter_context(_database())
+        meter = stack.enter_context(Meter("imported", size))
+        importer = Importer(connection, sink.add, known_only=known_sessions_only)
+        problem = ""
+        try:
+            importer.run(documents, lambda rows: meter.at(export.tell() if size else 0, rows))
+        except UnreadableError as error:
+            problem = str(error)
+        except BaseException:
+            click.echo(f"Stopped; committed so far: {importer.summary.as_dict()}", err=True)
+            raise
+    done = importer.summary.as_dict()
+    print_json(**done)
+    if not problem and importer.found_nothing:
+        problem = "no line of it is a JSON object; this is not what mongoexport prints"
+    if problem:
+        raise click.ClickException(f"{file}: {problem}. Done so far: {done}")
+
+
+@group.command("export")
+@click.option("--app-name", help="Only the registrations of this app.")
+def export_push_tokens(app_name: str | None) -> None:
+    """Print every registration, one JSON document a line, as `import` takes it back.
+
+    Handle the output as you would handle passwords: it has the push tokens, and as `authToken`
+    the SHA-256 of the session each was registered in. Nobody can sign in with these, but the
+    import needs them so that a registration still dies with its session.
+    """
+    if app_name is not None and not is_text(app_name, MAX_APP_NAME):
+        raise click.BadParameter(f"has over {MAX_APP_NAME} bytes of UTF-8", param_hint="app-name")
+    output = sys.stdout.buffer
+    total = 0.0
+    if app_name is None:
+        total = estimated_rows()
+        db.session.rollback()
+    rows = 0
+    try:
+        with _database() as connection, Meter("exported", total) as meter:
+            for number, lines in export.lines(connection, app_name):
+                output.write(lines)
+                rows += number
+                meter.at(rows, rows)
+            output.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. What is left in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@group.command("purge")
+@click.option(
+    "--unseen-days",
+    type=click.IntRange(1, 36500),
+    required=True,
+    metavar="N",
+    help="Remove what was not registered again for N days; FCM expires tokens after 270.",
+)
+@click.option(
+    "--keep-per-user",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Remove what a user has beyond the N latest seen registrations.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count.")
+def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> None:
+    """Remove registrations that nobody renews, and what is too many for one user.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    Sessions that an import made go with their last registration.
+    """
+    since = maintenance.days_ago(unseen_days)
+    size = estimated_rows()
+    db.session.commit()
+    removed = _run("unseen", maintenance.unseen(since, dry_run=dry_run), size)
+    crowd = _run("beyond the limit", maintenance.beyond(keep_per_user, since, dry_run=dry_run))
+    if not dry_run:
+        _run("empty sessions", maintenance.empty_placeholder_sessions())
+    print_json(unseen=removed, beyondLimit=crowd, dryRun=dry_run)
+
+
+def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:
+    """Run steps, a transaction each; return how many rows they changed."""
+    examined = changed = 0
+    with Meter(what, max(size, 0)) as meter:
+        for step in steps:
+            db.session.commit()
+            examined += step.examined
+            changed += step.changed
+            meter.at(examined, examined)
+    db.session.commit()
+    return changed
+
+
+@group.command("backfill")
+def backfill_push_tokens() -> None:
+    """Fill what a revision added, in rows that were there before; the next revision demands it.
+
+    Works in short transactions beside the running service, and may be stopped and run again. It
+    rests after each for as long as that took: whoever registers meanwhile comes first.
+    """
+    size = estimated_rows()
+    db.session.commit()
+    print_json(environment=_run("environment", _resting(maintenance.fill_environment()), size))
+
+
+def _resting(steps: Iterator[maintenance.Step]) -> Iterator[maintenance.Step]:
+    """Give the steps, and sleep after each for as long as it and its commit took."""
+    started = time.monotonic()
+    for step in steps:
+        yield step
+        time.sleep(time.monotonic() - started)
+        started = time.monotonic()
+
+
+@group.command("stats")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line instead of a table.")
+def show_stats(as_json: bool) -> None:
+    """Show how many registrations there are, by app and type, and when they were last seen."""
+    connect = connector(services.current().settings, batch=True)
+    engine = create_engine("postgresql+psycopg://", creator=connect, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            rows = stats.count(connection)
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json(registrations=sum(row["registrations"] for row in rows), apps=rows)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(stats.table(rows))

@@ -1,0 +1,101 @@
+"""The commands on sessions."""
+
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+
+import click
+
+from app import services
+from app.cli.commands import Commands, UserId, source
+from app.cli.terminal import Meter, print_json
+from app.identifiers import hash_secret
+from app.limits import iso
+from app.models import UserSession, db
+from app.registry import maintenance, sessions
+from app.transfer import session_import
+from app.transfer.mongoexport import UnreadableError, entries
+
+group = Commands("sessions", help="Who is signed in.")
+
+
+@group.command("issue")
+@click.argument("user_id", type=UserId())
+@click.option("--days", type=click.IntRange(1, 36500), help="Life of the session, in days.")
+def issue_session(user_id: str, days: int | None) -> None:
+    """Sign USER_ID in, and print the auth token, which is shown only here."""
+    days = days or services.current().settings.session_days
+    auth_token, expires_at = sessions.issue(user_id, days)
+    db.session.commit()
+    print_json(userId=user_id, authToken=auth_token, expiresAt=iso(expires_at))
+
+
+@group.command("revoke")
+@click.argument("user_id", type=UserId())
+@click.option("--auth-token", type=click.Choice(["-"]), help="End one: read it from stdin.")
+@click.option("--all", "every", is_flag=True, help="End all sessions of the user.")
+def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
+    """Sign USER_ID out, and remove the push tokens registered in the sessions that end."""
+    if every == bool(auth_token):
+        raise click.UsageError("Say which: either --auth-token - or --all.")
+    which = UserSession.user_id == user_id
+    if auth_token:
+        # Never an argument: the process list and the shell's history would keep it.
+        secret = sys.stdin.buffer.readline().strip()
+        which &= UserSession.token_hash == hash_secret(secret)
+    ended, removed = sessions.end(which)
+    db.session.commit()
+    print_json(sessions=ended, tokens=removed)
+
+
+@group.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+def import_sessions(file: str) -> None:
+    """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
+
+    They are services.resume.loginTokens; gzip is seen by itself. May be run again. Rows that are
+    left out are named on stderr with their line. A session that was ended here since FILE was made
+    comes back.
+    """
+    shared = services.current()
+    days, deadline = shared.settings.session_days, shared.settings.request_deadline
+    done, problem = session_import.Summary(), None
+    with ExitStack() as stack:
+        export, size = stack.enter_context(source(file))
+        documents = stack.enter_context(closing(entries(export)))
+        meter = stack.enter_context(Meter("imported", size))
+        try:
+            for done in session_import.run(documents, days, deadline, _report):
+                meter.at(export.tell() if size else 0, done.sessions)
+        except UnreadableError as error:
+            problem = f"{file}: {error}"
+    print_json(**asdict(done))
+    if done.read and not done.sessions:
+        click.echo(
+            "No session came of it. It should be Rocket.Chat's users with their field"
+            " services.resume.loginTokens, as mongoexport prints them.",
+            err=True,
+        )
+    if problem:
+        raise click.ClickException(f"{problem}. What was read before is imported.")
+
+
+def _report(line: int, reason: str) -> None:
+    click.echo(f"line {line}: {reason}", err=True)
+
+
+@group.command("purge")
+def purge_sessions() -> None:
+    """Remove expired sessions and what was registered in them.
+
+    Works in short transactions beside the running service, and may be stopped and run again.
+    """
+    ended = removed = examined = 0
+    with Meter("expired sessions") as meter:
+        for looked_at, some_ended, some_removed in maintenance.expired_sessions():
+            db.session.commit()
+            examined += looked_at
+            ended += some_ended
+            removed += some_removed
+            meter.at(examined, examined)
+    print_json(sessions=ended, tokens=removed)

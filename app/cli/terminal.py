@@ -1,0 +1,78 @@
+"""What long commands show while they run; always on stderr, as stdout is for the result."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+EVERY = 5.0  # seconds between two lines where there is no terminal
+SMOOTH = 0.1  # seconds between two looks of the bar
+
+
+def print_json(**result: object) -> None:
+    """Print a command's result: one JSON line on stdout."""
+    click.echo(orjson.dumps(result).decode())
+
+
+def printable(text: str) -> str:
+    """Return the text without what a terminal would obey: apps name themselves as they like."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class Meter:
+    """How far a command is: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    `total` is in the unit of the `place` that `at` is told, such as bytes of a file; where it is
+    not known there is no time left to show.
+    """
+
+    def __init__(self, what: str, total: float | None = None):
+        self._what = what
+        self._total = total or None
+        self._started = self._shown = time.monotonic()
+        self._place, self._rows = 0.0, 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task(what, total=self._total, rate="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.update(self._task, completed=self._place, rate=self._rate())
+        self._progress.stop()
+        if self._progress.disable:
+            click.echo(f"{self._what}: {self._rate()}", err=True)
+
+    def at(self, place: float, rows: int) -> None:
+        """Show that `rows` rows are done, and the place that was reached."""
+        self._place, self._rows = place, rows
+        now = time.monotonic()
+        if now - self._shown < (EVERY if self._progress.disable else SMOOTH):
+            return
+        self._shown = now
+        self._progress.update(self._task, completed=place, rate=self._rate())
+        if self._progress.disable:
+            part = f", {min(place / self._total, 1):.0%}" if self._total else ""
+            click.echo(f"{self._what}: {self._rate()}{part}", err=True)
+
+    def _rate(self) -> str:
+        seconds = time.monotonic() - self._started
+        return f"{self._rows:,} rows, {self._rows / max(seconds, 0.001):,.0f}/s"

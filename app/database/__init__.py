@@ -1,0 +1,1 @@
+"""How every connection to PostgreSQL is made, and what its errors mean."""

@@ -1,0 +1,138 @@
+"""How every connection to PostgreSQL is made."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import event
+
+from app import metrics
+from app.config import ConfigError, Settings
+from app.database import embedded
+from app.database.failures import is_end
+from app.models import db
+
+# Close a connection this many seconds after statement_timeout if the server stays silent: one
+# that still answers ends a slow statement itself.
+SILENCE_TIMEOUT = 1.0
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection on which no wait is endless.
+
+    `statement_timeout` is the server's business and fires no more when the server is frozen or
+    the network swallows packets. Then the answer is not waited for, and the connection, whose
+    state nobody knows, is closed.
+    """
+
+    patience: float | None = None
+    limits: str | None = None  # behind a pooler, the query by which a transaction sets its limits
+
+    def fetch(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Run one statement in autocommit within the limits, and return its rows.
+
+        Behind a pooler the two queries go out together and are one transaction.
+        """
+        if not self.limits:
+            return self.execute(statement, parameters).fetchall()
+        with self.pipeline():
+            self.execute(self.limits)
+            cursor = self.execute(statement, parameters)
+        return cursor.fetchall()  # after the pipeline's end, which is the commit
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Run one exchange with the server; OperationalError when it takes over `patience`."""
+        try:
+            return super().wait(gen, interval, timeout or self.patience)
+        except errors._WaitTimeout:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the database does not answer") from None
+
+
+def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Connection]:
+    """Give the function that opens a connection, for every pool and command alike.
+
+    Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
+    connection belongs to a command whose statements may take long. What the URI itself says
+    (`connect_timeout`, `options`) is kept and wins.
+
+    Behind a pooler in transaction mode the server's session is somebody else's a transaction
+    later. So nothing is prepared in it or set for its length, and each transaction begins with
+    `Connection.limits`. A `batch` cannot do without a session of its own: ConfigError.
+    """
+    pooled = settings.database_pooler is not None
+    if pooled and batch:
+        problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
+        raise ConfigError("DATABASE_POOLER", problem)
+    limits = {
+        "synchronous_commit": "on",  # what is answered with 200 survives a crash
+        "lock_timeout": f"{int(settings.database_lock_timeout * 1000)}ms",
+        "statement_timeout": f"{int(settings.database_statement_timeout * 1000)}ms",
+    }
+    if batch:
+        limits = {"synchronous_commit": "on"}
+    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
+    set_all = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
+
+    def connect(**kwargs: Any) -> Connection:
+        conninfo = settings.database_url or embedded.server.acquire()
+        named = conninfo_to_dict(conninfo)
+        if pooled:
+            kwargs["prepare_threshold"] = None
+        else:
+            kwargs["options"] = f"{options} {named.get('options', '')}".strip()
+        connection = Connection.connect(
+            conninfo,
+            connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
+            application_name=named.get("application_name", "push-token-registry"),
+            **kwargs,
+        )
+        if not batch:
+            connection.patience = settings.database_statement_timeout + SILENCE_TIMEOUT
+        if pooled:
+            connection.limits = f"SELECT {set_all}"
+        return connection
+
+    return connect
+
+
+def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -> None:
+    """Give a Flask app its pool of connections, `db.engine`."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "creator": connect,
+        "pool_size": settings.database_pool_size,
+        "max_overflow": 0,
+        "pool_timeout": settings.request_deadline,
+        "pool_use_lifo": True,
+        "hide_parameters": True,  # they are push tokens and hashes; errors are logged
+    }
+    db.init_app(app)
+    with app.app_context():
+        metrics.watch(db.engine.pool, settings.database_pool_size)
+        event.listen(db.engine, "begin", _begin)
+        event.listen(db.engine, "handle_error", _notice_end)
+
+
+def _begin(pooled: Any) -> None:
+    """Set the limits of a transaction where its connection cannot keep them."""
+    if limits := pooled.connection.dbapi_connection.limits:
+        pooled.exec_driver_sql(limits)
+
+
+def _notice_end(context: Any) -> None:
+    """Have the pool drop a connection that the server has ended."""
+    if is_end(context.original_exception):
+        context.is_disconnect = True
+
+
+def check_url(settings: Settings) -> None:
+    """Raise ConfigError for a DATABASE_URL that libpq cannot read."""
+    if settings.database_url:
+        try:
+            conninfo_to_dict(settings.database_url)
+        except psycopg.ProgrammingError:
+            # libpq's message repeats parts of the URI, which may hold a password.
+            raise ConfigError("DATABASE_URL", "is not a URI that libpq can read") from None

@@ -1,0 +1,66 @@
+"""Which errors mean "come back later", which are worth a retry, and how the log names them."""
+
+import psycopg
+from psycopg import errors, pq
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+# Errors worth a retry: the transaction that was in the way has finished by then.
+RETRYABLE = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
+
+
+class UnavailableError(Exception):
+    """The service cannot do it now, through no fault of the caller's; the text says why."""
+
+
+def original(error: BaseException) -> BaseException:
+    """Return the driver's error within one of SQLAlchemy's, any other error as it is."""
+    return (error.orig or error) if isinstance(error, DBAPIError) else error
+
+
+def is_broken(connection: psycopg.BaseConnection) -> bool:
+    """Tell whether the connection is gone, as opposed to a statement that failed on it."""
+    return connection.closed or connection.pgconn.status != pq.ConnStatus.OK
+
+
+def is_end(error: BaseException) -> bool:
+    """Tell whether the server ends the connection with this error, closed or not as yet.
+
+    PostgreSQL that is stopped says so, and a pooler that has lost PostgreSQL.
+    """
+    if not isinstance(error, psycopg.Error):
+        return False
+    return "FATAL" in (error.diag.severity, error.diag.severity_nonlocalized)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether the database is away, overloaded, full or read-only: not the caller's fault.
+
+    The classes are PostgreSQL's (appendix A of its manual): 08, 53, 55, 57 and 40 arrive as
+    OperationalError; 25 is what a standby answers to a write during a failover.
+    """
+    if isinstance(error, PoolTimeout):
+        return True
+    error = original(error)
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or (
+        isinstance(error, psycopg.InternalError) and (error.sqlstate or "").startswith("25")
+    )
+
+
+def may_be_one_rows_fault(error: BaseException) -> bool:
+    """Tell whether a statement of many rows that failed could work for the others.
+
+    Not when the database is away; but when it waited too long for a lock or refused a row.
+    """
+    waited = (errors.LockNotAvailable, errors.QueryCanceled, *RETRYABLE)
+    return isinstance(error, waited) or not is_unavailable(error)
+
+
+def describe(error: BaseException) -> str:
+    """Name an error for the log; what the server says of a statement may repeat its values."""
+    if isinstance(error, UnavailableError):
+        return str(error)
+    if isinstance(error, PoolTimeout):  # whose text is a paragraph, with a link
+        return "every connection of the pool is in use"
+    sqlstate = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} {sqlstate or error}"

@@ -1,0 +1,56 @@
+"""The one retry loop: a verb that may be run again, until a deadline."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from app import metrics
+from app.database.failures import RETRYABLE
+from app.models import db
+
+T = TypeVar("T")
+
+
+def retrying(verb: Callable[[], T], seconds: float) -> T:
+    """Run a verb that may be run again, for at most `seconds`, and return what it returned.
+
+    Deadlocks and unique violations go again with jitter until then. A lost connection goes again
+    once: it is how a restarted database is noticed, without asking every connection whether it
+    lives before each use. Raises what SQLAlchemy raised last.
+    """
+    deadline = time.monotonic() + seconds
+    spare = 1
+    while True:
+        try:
+            return verb()
+        except DBAPIError as error:
+            metrics.count_database_error(error.orig or error)
+            db.session.rollback()
+            if isinstance(error.orig, RETRYABLE):
+                if time.monotonic() >= deadline:
+                    raise psycopg.OperationalError("lost every race until the deadline") from error
+                time.sleep(jitter())
+            elif error.connection_invalidated and spare:
+                spare -= 1
+            else:
+                raise
+
+
+def jitter() -> float:
+    """Return the seconds to wait before the next attempt, so that racers do not meet again."""
+    return random.uniform(0, 0.05)  # noqa: S311 (no secret)
+
+
+def committed(verb: Callable[[], T], seconds: float) -> T:
+    """Run a verb that may be run again, commit, and return what it returned; see `retrying`."""
+
+    def verb_and_commit() -> T:
+        result = verb()
+        db.session.commit()
+        return result
+
+    return retrying(verb_and_commit, seconds)

@@ -1,0 +1,247 @@
+"""What the OpenAPI document says of each call beside its schema: words, examples, answers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from marshmallow import Schema
+
+from app.api import schemas, service_schemas
+
+INTRODUCTION = """\
+Apps register the push token under which Apple (APNs) or Google (FCM) reaches a device; services
+that send ask here who is reachable where. A registration belongs to the login session in which it
+was made: the last sign-in on a device owns it, and it is gone when that session ends.
+
+**Try a call:** press *Authorize*, paste user id and auth token of a session, and *Try it out*.
+
+Every answer is JSON, errors too. The session is checked first, then `id`, `type`, `value`,
+`appName` and `environment`; the first that fails answers. Unknown fields are ignored. Lengths are
+bytes of UTF-8.
+"""
+
+TAGS = {
+    "Apps": "A phone calls these with `X-User-Id` and `X-Auth-Token` of a live session.",
+    "Services": "Whoever sends, or announces sessions, calls these with a service key:"
+    " `Authorization: Bearer …`. The key needs the scope that the call names.",
+    "Operation": "For load balancers, Prometheus and readers of this page.",
+}
+
+USER, APP, VALUE = "rbAXPnMktTFbNpwtJ", "chat.example.android", "eRcg8wFxT0:APA91bH2yZ8K6qLw"
+HASH = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
+CURSOR = "YWZ0ZXI6WlN3V0w5VGZYQ0FDR1pSYXA="
+
+# A name means the same in every call.
+WORDS: dict[str, tuple[str, Any]] = {
+    "_id": ("Names the registration; with `id`, the device's own.", "ZSwWL9TfXCACGZRap"),
+    "appName": ("The app, usually its bundle id.", APP),
+    "count": ("At most so many on a page.", 100),
+    "credentialsValid": ("The sender knows that its credentials are right.", False),
+    "createdAt": ("When it was first registered.", "2026-11-24T00:14:20.504Z"),
+    "cursor": ("From the page before; the last page has null.", CURSOR),
+    "enabled": ("Always true.", True),
+    "environment": (
+        "`production` or `sandbox`: which of APNs' gateways knows the push token. Senders see it;"
+        " left out by an app, it is `production`.",
+        "production",
+    ),
+    "error": ("FCM's error code.", "UNREGISTERED"),
+    "exceptHashedTokens": ("All sessions of the user but these.", [HASH]),
+    "expiresAt": (
+        "Left out: the service's usual life of a session; null: never.",
+        "2027-02-22T00:00:00Z",
+    ),
+    "hashedToken": ("base64 of the SHA-256 of the auth token.", HASH),
+    "id": (
+        "Names the device, so that its next push token takes the place of this one.",
+        "pixel-8",
+    ),
+    "payloadValid": ("The sender knows that the payload was right.", False),
+    "provider": ("Who said it.", "fcm"),
+    "reason": ("APNs' reason.", "Unregistered"),
+    "sentAt": ("When the push was sent; at most 5 minutes ahead.", "2026-11-24T08:00:00Z"),
+    "status": ("The provider's HTTP status.", 404),
+    "timestamp": ("APNs' moment in ms since 1970; at most 5 minutes ahead.", 1795507200000),
+    "token": ("The push token.", VALUE),
+    "type": ("`apn` for Apple, `gcm` for Google.", "gcm"),
+    "updatedAt": ("When it was last registered.", "2026-11-24T00:14:20.504Z"),
+    "updatedSince": ("Only those registered since.", "2026-11-01T00:00:00Z"),
+    "userId": ("The user's id, as its provider calls it.", USER),
+    "userIds": ("Whose registrations.", [USER]),
+    "withEnvironment": ("Each registration also says its `environment`.", False),
+    "value": ("The push token; an `apn` one of hex digits is stored in lower case.", VALUE),
+}
+
+REGISTRATION = {
+    "token": {"gcm": VALUE},
+    **{name: WORDS[name][1] for name in ("appName", "userId", "enabled")},
+    **{name: WORDS[name][1] for name in ("createdAt", "updatedAt", "_id")},
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call: `guard` is None, "session" or a scope; `schema` checks the body."""
+
+    tag: str
+    summary: str
+    answer: str  # the name of the schema of a 200, or the content type of what is not JSON
+    example: Any = None  # of a 200
+    guard: str | None = None
+    schema: type[Schema] | None = None
+    body: Any = None
+    wrong: tuple[tuple[Any, str, str], ...] = ()  # a body, and the text and code of its 400
+    more: tuple[str, ...] = ()  # statuses beside those that every call has
+    description: str = ""
+
+
+def _param(name: str, middle: str, body: dict[str, Any]) -> tuple[Any, str, str]:
+    code = {"value": "token"}.get(name, name)
+    return body, f'The required "{name}" body param is {middle}.', f"error-{code}-param-not-valid"
+
+
+_BODY = {"type": "gcm", "value": VALUE, "appName": APP}
+_VERDICT = {
+    **{"appName": APP, "value": VALUE, "provider": "fcm", "status": 404},
+    **{"error": "UNREGISTERED", "sentAt": "2026-11-24T08:00:00Z"},
+}
+_PARAMS = "error-invalid-params"
+_MISSING = "Missing data for required field."
+_TOKENS = {"tokens": [REGISTRATION], "success": True}
+_ENDED = {"sessions": 1, "tokens": 0, "success": True}
+
+CALLS: dict[str, Call] = {
+    "registration.register_push_token": Call(
+        "Apps",
+        "Register a push token",
+        "Registered",
+        {"result": REGISTRATION, "success": True},
+        "session",
+        schemas.RegisterPushToken,
+        _BODY,
+        (
+            _param("type", "missing or invalid", _BODY | {"type": "fcm"}),
+            _param("value", "missing or invalid", _BODY | {"value": ""}),
+            _param("appName", "missing or invalid", {"type": "gcm", "value": VALUE}),
+            _param("id", "invalid", _BODY | {"id": 7}),
+            (
+                _BODY | {"environment": "dev"},
+                'The "environment" body param is invalid.',
+                "error-environment-param-not-valid",
+            ),
+        ),
+        description="At every start of the app. Doing it again is a refresh: `_id` and"
+        " `createdAt` stay. A push token that somebody else had registered is now yours.",
+    ),
+    "client.list_push_tokens": Call(
+        "Apps",
+        "List your registrations",
+        "Listed",
+        _TOKENS,
+        "session",
+        description="The latest renewed first.",
+    ),
+    "client.remove_push_token": Call(
+        "Apps",
+        "Remove a push token",
+        "Done",
+        {"success": True},
+        "session",
+        schemas.RemovePushToken,
+        {"token": VALUE},
+        (_param("token", "missing or invalid", {"token": ""}),),
+        ("404",),
+        "Yours, in every app. A proxy may strip the body of a DELETE: then `?token=` counts,"
+        " and no body is needed.",
+    ),
+    "client.log_out": Call(
+        "Apps",
+        "Log out",
+        "LoggedOut",
+        {"status": "success", "data": {"message": "You've been logged out!"}},
+        "session",
+        description="Ends the calling session and all that was registered in it.",
+    ),
+    "service.look_up_push_tokens": Call(
+        "Services",
+        "Look up where users are reachable",
+        "Listed",
+        _TOKENS,
+        "lookup",
+        service_schemas.Lookup,
+        {"userIds": [USER], "appName": APP},
+        (({}, f"userIds: {_MISSING}", _PARAMS),),
+        description="Those whose session is live, ordered by userId, then _id.",
+    ),
+    "service.list_push_tokens": Call(
+        "Services",
+        "List all registrations, page by page",
+        "Page",
+        {"tokens": [REGISTRATION], "cursor": None, "success": True},
+        "lookup",
+        service_schemas.ListPage,
+        {"count": 100},
+        (
+            (
+                {"count": 0},
+                "count: Must be greater than or equal to 1 and less than or equal to 1000.",
+                _PARAMS,
+            ),
+        ),
+        description="A page looks at a bounded number of rows: with filters it may be short or"
+        " empty and still have a cursor. The last one has null.",
+    ),
+    "service.take_feedback": Call(
+        "Services",
+        "Report what the push providers said",
+        "Counted",
+        {"removed": 1, "kept": 0, "unknown": 0, "success": True},
+        "feedback",
+        service_schemas.Feedback,
+        {"results": [_VERDICT]},
+        (
+            (
+                {"results": [_VERDICT, _VERDICT | {"sentAt": "2026-11-24T08:00:00"}]},
+                "results.1.sentAt: Not a valid aware datetime.",
+                _PARAMS,
+            ),
+        ),
+        description="FCM's 404 UNREGISTERED and APNs' 410 remove; FCM's 400 INVALID_ARGUMENT only"
+        " with `payloadValid`, 403 SENDER_ID_MISMATCH only with `credentialsValid`; all else"
+        " keeps. What was registered again since is never removed.",
+    ),
+    "service.put_sessions": Call(
+        "Services",
+        "Announce sessions",
+        "Sessions",
+        {"sessions": 1, "success": True},
+        "sessions",
+        service_schemas.PutSessions,
+        {"sessions": [{"userId": USER, "hashedToken": HASH, "expiresAt": None}]},
+        (({"sessions": []}, "sessions: Must have 1 to 1000 elements.", _PARAMS),),
+        description="Again is a renewal. A hash that is known for another user is 400.",
+    ),
+    "service.revoke_sessions": Call(
+        "Services",
+        "End sessions",
+        "Ended",
+        _ENDED,
+        "sessions",
+        service_schemas.RevokeSessions,
+        {"userId": USER},
+        (({}, f"userId: {_MISSING}", _PARAMS),),
+        description="With what was registered in them: one (`hashedToken`), all but some"
+        " (`exceptHashedTokens`), or all of a user.",
+    ),
+    "monitoring.healthz": Call("Operation", "Does the process live?", "Alive", {"status": "ok"}),
+    "monitoring.readyz": Call(
+        "Operation",
+        "Can requests be served?",
+        "Ready",
+        {"status": "ok", "revision": "0001_push_tokens"},
+        description="The database answers and its revision is the code's; else 503 says which.",
+    ),
+    "monitoring.show_metrics": Call("Operation", "Metrics for Prometheus", "text/plain"),
+    "docs.openapi_json": Call("Operation", "This document", "Document"),
+    "docs.show_page": Call("Operation", "This page", "text/html"),
+    "docs.show_asset": Call("Operation", "A file of this page", "*/*", more=("404",)),
+}

@@ -1,0 +1,1 @@
+"""Who is signed in, where an identity provider decides."""

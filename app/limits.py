@@ -1,0 +1,44 @@
+"""What every room may know: sizes, types, environments, and what text the database can hold."""
+
+import re
+from datetime import UTC, datetime
+
+# Bytes of UTF-8. An app name and a push token together fit one entry of a B-tree index (2,704).
+MAX_PUSH_TOKEN = 2048
+MAX_APP_NAME = 255
+MAX_USER_ID = 255
+MAX_DEVICE_ID = 64
+
+APN, GCM = "apn", "gcm"  # Apple's and Google's push service, as Rocket.Chat calls them
+TYPES = (APN, GCM)
+
+PRODUCTION, SANDBOX = "production", "sandbox"  # APNs has two gateways, and tokens for each
+ENVIRONMENTS = (PRODUCTION, SANDBOX)
+
+_HEX = re.compile(r"[0-9a-fA-F]+\Z")
+
+
+def is_text(value: object, limit: int) -> bool:
+    """Tell whether a value is a string of 1 to `limit` bytes of UTF-8 that PostgreSQL can hold.
+
+    It cannot hold NUL, and a lone surrogate has no UTF-8.
+    """
+    if not isinstance(value, str) or not value or len(value) > limit or "\0" in value:
+        return False
+    try:
+        return len(value.encode()) <= limit
+    except UnicodeEncodeError:
+        return False
+
+
+def normalize_apns_token(push_token: str) -> str:
+    """Lower an all-hex APNs push token, the one kind in which case means nothing.
+
+    Apple's API takes hex digits in either case; FCM's tokens are opaque and case-sensitive.
+    """
+    return push_token.lower() if _HEX.match(push_token) else push_token
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment as JavaScript does: UTC, three decimals, Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,158 @@
+"""The verbs of `push-tokens purge` and `push-tokens backfill`: whole tables, a slice at a time.
+
+There is no index on `updated_at`, on purpose (see models.py), so the table is walked in the order
+of its primary key, a slice at a time. Only what a slice found is locked, for as long as it takes
+to delete it; what somebody else holds is being renewed and stays. Nothing is remembered between
+two slices but where to go on, so a purge may be killed and run again.
+
+The verbs are generators: after each slice they yield what it did, for the caller to commit.
+
+A backfill fills a new column between the revision that adds it (expand) and the one that demands
+it (contract). What is registered meanwhile has its value already, by the previous release with
+the column's default; so the rows that are left only get fewer.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select, tuple_, update
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.database.arrays import among
+from app.limits import PRODUCTION
+from app.models import PushToken, UserSession, db
+from app.registry import push_tokens, sessions
+
+SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
+USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
+
+UNFILLED = PushToken.environment.is_(None)
+
+
+class Step(NamedTuple):
+    """What one slice did; in a dry run `changed` is what would have gone."""
+
+    examined: int
+    changed: int
+
+
+def days_ago(days: int) -> datetime:
+    """Return the moment `days` days ago, by the clock that stamps the registrations."""
+    return cast(datetime, db.session.scalar(select(func.now() - timedelta(days=days))))
+
+
+def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
+    """Remove the registrations that nobody has renewed since that moment."""
+    doomed = PushToken.updated_at < since
+    for examined, ids in slices(PushToken.id, doomed):
+        yield Step(examined, len(ids) if dry_run else _remove(ids, doomed))
+
+
+def beyond(keep: int, since: datetime, *, dry_run: bool) -> Iterator[Step]:
+    """Remove what a user has beyond the `keep` latest seen; those unseen are not looked at."""
+    for user_id in _crowded(keep):
+        theirs = PushToken.user_id == user_id
+        place = tuple_(PushToken.updated_at, PushToken.id)
+        latest = select(PushToken.updated_at, PushToken.id).where(theirs)
+        newest_first = latest.order_by(PushToken.updated_at.desc(), PushToken.id.desc())
+        last_kept = db.session.execute(newest_first.offset(keep - 1).limit(1)).one_or_none()
+        if last_kept is None:
+            continue
+        doomed = and_(theirs, PushToken.updated_at >= since, place < tuple_(*last_kept))
+        ids = db.session.scalars(select(PushToken.id).where(doomed)).all()
+        for start in range(0, len(ids), SLICE):
+            some = ids[start : start + SLICE]
+            yield Step(len(some), len(some) if dry_run else _remove(some, doomed))
+
+
+def empty_placeholder_sessions() -> Iterator[Step]:
+    """Remove sessions that an import made and that hold no registration any more.
+
+    Two statements, the lock first: who waits in front of the lock gets no fresh look at the
+    other table, and would take the registration of an import that came in between along.
+    """
+    hollow = and_(
+        not_(UserSession.can_sign_in),
+        not_(exists().where(PushToken.session_hash == UserSession.token_hash)),
+    )
+    for examined, found in slices(UserSession.token_hash, hollow):
+        removed = 0
+        if found:
+            ours = select(UserSession.token_hash).where(among(UserSession.token_hash, found))
+            in_order = ours.order_by(UserSession.token_hash).with_for_update(skip_locked=True)
+            locked = db.session.scalars(in_order).all()
+            gone = delete(UserSession).where(among(UserSession.token_hash, locked), hollow)
+            returned = gone.returning(UserSession.token_hash)
+            removed = len(db.session.execute(returned).all())
+        yield Step(examined, removed)
+
+
+def expired_sessions() -> Iterator[tuple[int, int, int]]:
+    """End the sessions that are over; yield rows looked at, sessions ended, registrations gone."""
+    expired = UserSession.expires_at <= func.now()
+    for examined, found in slices(UserSession.token_hash, expired):
+        ended = (0, 0)
+        if found:
+            # The condition again: a session may have been announced anew meanwhile.
+            ended = sessions.end(and_(among(UserSession.token_hash, found), expired))
+        yield examined, *ended
+
+
+def fill_environment() -> Iterator[Step]:
+    """Say `production`, as nobody could say anything else; a step is a slice, to be committed.
+
+    Rows are locked in the order that every writer keeps, and looked at again once they are.
+    """
+    for examined, ids in slices(PushToken.id, UNFILLED):
+        filled = 0
+        if ids:
+            unfilled = and_(among(PushToken.id, ids), UNFILLED)
+            in_order = select(PushToken.id).where(unfilled)
+            in_order = in_order.order_by(PushToken.app_name, PushToken.token).with_for_update()
+            ours = db.session.scalars(in_order).all()
+            fill = update(PushToken).where(among(PushToken.id, ours), UNFILLED)
+            done = db.session.execute(
+                fill.values(environment=PRODUCTION).returning(PushToken.id),
+                execution_options={"synchronize_session": False},
+            )
+            filled = len(done.all())
+        yield Step(examined, filled)
+
+
+def slices(
+    key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""
+    page = select(key, doomed).order_by(key).limit(SLICE)
+    rows = db.session.execute(page).all()
+    while rows:
+        last = rows[-1][0]
+        yield len(rows), [value for value, is_doomed in rows if is_doomed]
+        rows = db.session.execute(page.where(key > last)).all()
+
+
+def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
+    """Remove those of the ids that are still doomed and that nobody holds."""
+    if not ids:
+        return 0
+    return push_tokens.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
+
+
+def _crowded(keep: int) -> Iterator[str]:
+    """Give the users with more than `keep` registrations."""
+    size = max(USERS_SLICE, keep + 1)
+    after = ""
+    while True:
+        page = select(PushToken.user_id).where(PushToken.user_id > after)
+        entries = page.order_by(PushToken.user_id).limit(size).subquery().c
+        count = func.count()
+        counts = select(entries.user_id, count).group_by(entries.user_id)
+        rows = list(db.session.execute(counts.order_by(entries.user_id)).all())
+        is_full = sum(number for _, number in rows) == size
+        if is_full and len(rows) > 1:
+            rows.pop()  # the slice may end in the midst of this user, who is counted again
+        yield from (user_id for user_id, number in rows if number > keep)
+        if not is_full:
+            return
+        after = rows[-1][0]

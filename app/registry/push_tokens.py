@@ -1,0 +1,131 @@
+"""Verbs on push tokens. They never commit; registering, which does, is in registrar.py."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    RowMapping,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    select,
+)
+
+from app.limits import PRODUCTION, normalize_apns_token
+from app.models import PushToken, UserSession, db, is_live
+
+EXAMINED = 1000  # rows that one page of the list looks at
+
+# Rows from before revision 0004 have none until they are backfilled.
+ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
+
+VIEW = [
+    PushToken.id,
+    PushToken.app_name,
+    PushToken.token,
+    PushToken.type,
+    PushToken.user_id,
+    PushToken.enabled,
+    PushToken.created_at,
+    PushToken.updated_at,
+    ENVIRONMENT,
+]
+
+
+def of_user(user_id: str) -> Sequence[RowMapping]:
+    """Return a user's registrations, the latest renewed first."""
+    theirs = select(*VIEW).where(PushToken.user_id == user_id)
+    newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id)
+    return db.session.execute(newest_first).mappings().all()
+
+
+# By what a sender may narrow what it asks for.
+NARROWING = {
+    "app_name": PushToken.app_name,
+    "type": PushToken.type,
+    "environment": ENVIRONMENT.element,
+}
+
+
+def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    return [NARROWING[name] == value for name, value in wanted.items()]
+
+
+def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping]:
+    """Return the enabled registrations of users in live sessions, by user and id.
+
+    `wanted` narrows them, by the names in NARROWING.
+    """
+    users = bindparam("user_ids", list(user_ids), type_=ARRAY(Text))
+    theirs = (
+        select(*VIEW)
+        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
+        .where(PushToken.user_id == any_(users), PushToken.enabled, is_live())
+        .where(*_filters(wanted))
+    )
+    ordered = theirs.order_by(PushToken.user_id, PushToken.id)
+    return db.session.execute(ordered).mappings().all()
+
+
+def page(
+    *,
+    count: int,
+    cursor: str | None,
+    updated_since: datetime | None = None,
+    **wanted: str,
+) -> tuple[Sequence[RowMapping], str | None]:
+    """Return up to `count` registrations after the row `cursor`, and the row to go on after.
+
+    By id, which never changes: a row that stays is visited once, whatever comes and goes. At
+    most EXAMINED rows are looked at, so that a rare filter costs no more than a common one.
+    """
+    after = PushToken.id > (cursor or "")
+    end = select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
+    last = db.session.scalar(end)
+    within = and_(after, PushToken.id <= last) if last else after
+    matching = (
+        select(*VIEW)
+        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
+        .where(within, is_live(), *_filters(wanted))
+        .order_by(PushToken.id)
+        .limit(count)
+    )
+    if updated_since:
+        matching = matching.where(PushToken.updated_at >= updated_since)
+    rows = db.session.execute(matching).mappings().all()
+    return rows, rows[-1]["id"] if len(rows) == count else last
+
+
+def remove_where(
+    condition: ColumnElement[bool], *, skip_locked: bool = False, limit: int | None = None
+) -> int:
+    """Remove the registrations that meet the condition, at most `limit`; return how many.
+
+    They are locked first, in the order that every writer keeps, and the condition is checked
+    again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
+    for: what somebody else holds stays.
+    """
+    doomed = (
+        select(PushToken.id)
+        .where(condition)
+        .order_by(PushToken.app_name, PushToken.token)
+        .limit(limit)
+        .with_for_update(skip_locked=skip_locked)
+        .cte("doomed")
+    )
+    gone = delete(PushToken).where(PushToken.id == doomed.c.id).returning(PushToken.id)
+    return len(db.session.execute(gone).all())
+
+
+def remove(user_id: str, push_token: str) -> int:
+    """Remove a user's registrations of a push token in every app; return how many.
+
+    An all-hex one is also looked for in lower case, as an APNs one would have been stored.
+    """
+    values = {push_token, normalize_apns_token(push_token)}
+    return remove_where(and_(PushToken.user_id == user_id, PushToken.token.in_(values)))

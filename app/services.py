@@ -1,0 +1,54 @@
+"""What the parts of one app share, as a typed object instead of names in `app.extensions`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flask import Flask, current_app
+
+from app.config import Settings
+from app.database import retries
+from app.database.connections import Connection
+from app.identity.confirmation import Confirmation
+from app.models import db
+from app.registry.registration import Registrar
+
+T = TypeVar("T")
+
+
+@dataclass
+class Services:
+    """The settings of an app, and what it opened by them."""
+
+    settings: Settings
+    connect: Callable[..., Connection]
+    registrar: Registrar
+    grace_registrar: Registrar | None = None
+    confirmation: Confirmation | None = None  # None: sessions are only known here
+    openapi: bytes | None = None  # the document, once somebody has asked
+
+    def retrying(self, verb: Callable[[], T]) -> T:
+        """Run a verb within the deadline of a request; see `retries.retrying`."""
+        return retries.retrying(verb, self.settings.request_deadline)
+
+    def committed(self, verb: Callable[[], T]) -> T:
+        """Run a verb and commit within the deadline of a request; see `retries.committed`."""
+        return retries.committed(verb, self.settings.request_deadline)
+
+    def close(self) -> None:
+        """Close all connections: to PostgreSQL (an app context is pushed) and to Rocket.Chat."""
+        db.engine.dispose()
+        for opened in (self.registrar, self.grace_registrar, self.confirmation):
+            if opened:
+                opened.close()
+
+
+def init_app(app: Flask, services: Services) -> None:
+    """Give the app its services."""
+    app.extensions["push_registry"] = services
+
+
+def current() -> Services:
+    """Return the services of the app that runs now."""
+    services: Services = current_app.extensions["push_registry"]
+    return services

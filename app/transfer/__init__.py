@@ -1,0 +1,1 @@
+"""Registrations and sessions in bulk: files in and out."""

@@ -1,0 +1,119 @@
+"""One row of Rocket.Chat's `_raix_push_app_tokens`, of any era, checked by the API's limits."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from app.identifiers import fresh_id, hash_secret, parse_hash
+from app.limits import (
+    APN,
+    ENVIRONMENTS,
+    MAX_APP_NAME,
+    MAX_DEVICE_ID,
+    MAX_PUSH_TOKEN,
+    MAX_USER_ID,
+    PRODUCTION,
+    TYPES,
+    is_text,
+    normalize_apns_token,
+)
+from app.transfer.mongoexport import parse_date
+
+
+class Row(NamedTuple):
+    """A row as it goes into the staging table."""
+
+    id: str
+    app_name: str
+    token: str
+    type: str
+    user_id: str
+    session_hash: bytes
+    enabled: bool
+    created_at: datetime
+    updated_at: datetime
+    environment: str
+
+
+def placeholder_hash(user_id: str) -> bytes:
+    """Make the hash of a session that stands for a user whose row names none.
+
+    No header can carry what it is the hash of, as that has a NUL.
+    """
+    return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
+
+
+def read(document: dict[str, Any]) -> Row:
+    """Return the row of a document; ValueError names the field that is wrong."""
+    kind, token = _push_token(document)
+    user_id = _text(document, "userId", MAX_USER_ID)
+    created_at, updated_at = _dates(document)
+    enabled = document.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ValueError("enabled: not true or false")
+    environment = document.get("environment", PRODUCTION)  # only our own export has it
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
+    return Row(
+        fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
+        _text(document, "appName", MAX_APP_NAME),
+        token,
+        kind,
+        user_id,
+        _session_hash(document.get("authToken"), user_id),
+        enabled,
+        created_at,
+        updated_at,
+        environment,
+    )
+
+
+def _text(document: dict[str, Any], name: str, limit: int) -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}: missing, empty or no string")
+    if not is_text(value, limit):
+        raise ValueError(f"{name}: over {limit} bytes of UTF-8, or not storable text")
+    return value
+
+
+def _push_token(document: dict[str, Any]) -> tuple[str, str]:
+    """Return type and value: `token: {gcm|apn: value}`, or `tokenType` and `tokenValue`."""
+    token = document.get("token")
+    if token is None and "tokenValue" in document:
+        kind = document.get("tokenType")
+        token = {kind: document["tokenValue"]} if isinstance(kind, str) else {}
+    elif isinstance(token, dict) and len(token) == 1:
+        kind = next(iter(token))
+    else:
+        raise ValueError("token: not one of gcm and apn")
+    if kind not in TYPES:
+        raise ValueError("token: its type is neither apn nor gcm")
+    value = token[kind]
+    if not is_text(value, MAX_PUSH_TOKEN):
+        raise ValueError(f"token: not a string of 1 to {MAX_PUSH_TOKEN} bytes of UTF-8")
+    return kind, normalize_apns_token(value) if kind == APN else value
+
+
+def _dates(document: dict[str, Any]) -> tuple[datetime, datetime]:
+    """Return creation and latest renewal; a row that both eras wrote has two renewals."""
+    found = {}
+    for name in ("createdAt", "updatedAt", "_updatedAt"):
+        if document.get(name) is not None:
+            try:
+                found[name] = parse_date(document[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    if not found:
+        raise ValueError("updatedAt: missing")
+    renewed = [found[name] for name in ("updatedAt", "_updatedAt") if name in found]
+    updated_at = max(renewed) if renewed else found["createdAt"]
+    return found.get("createdAt", updated_at), updated_at
+
+
+def _session_hash(text: Any, user_id: str) -> bytes:
+    if text is None:
+        return placeholder_hash(user_id)
+    try:
+        return parse_hash(text)
+    except ValueError as error:
+        raise ValueError(f"authToken: {error}") from None

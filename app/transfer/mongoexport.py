@@ -1,0 +1,195 @@
+"""What mongoexport prints, read as a stream: a document a line, or `--jsonArray`; gzip too."""
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
+
+import orjson
+
+MAX_DOCUMENT = 16 * 1024 * 1024  # bytes; MongoDB has none larger
+CHUNK = 1024 * 1024  # bytes read at a time from an array
+MAX_AHEAD = timedelta(days=3653)  # of our clock
+LONGEST_LITERAL = 16  # characters: where what is cut may look wrong, before its end
+
+if TYPE_CHECKING:
+    Reader: TypeAlias = io.BufferedReader[io.RawIOBase] | gzip.GzipFile
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SPACE = re.compile(r"[\s,]*")
+_decoder = json.JSONDecoder()
+
+
+class UnreadableError(Exception):
+    """The file could not be read to its end; the text says where and why."""
+
+
+class Entry(NamedTuple):
+    """A document, or in its place why there is none; with its line, from 1, and its text."""
+
+    line: int
+    document: dict[str, Any] | None
+    text: bytes
+    problem: str = ""
+
+
+def entries(file: BinaryIO) -> Generator[Entry, None, None]:
+    """Yield the documents of an export, in memory one at a time.
+
+    What is no JSON object is yielded as an entry with a problem. Raises UnreadableError when the
+    file ends in the middle, or reading fails.
+    """
+    line = 0
+    outer = io.BufferedReader(cast(io.RawIOBase, file), CHUNK)
+    try:
+        for entry in _entries(outer):
+            line = entry.line
+            yield entry
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(f"after line {line}: {error}") from error
+    finally:
+        outer.detach()  # the file is the caller's to close
+
+
+def _entries(reader: "Reader") -> Iterator[Entry]:
+    if reader.peek(2)[:2] == b"\x1f\x8b":
+        # Not behind a second buffer: that one would lose what precedes a cut.
+        reader = gzip.GzipFile(fileobj=reader)
+    if reader.peek(3)[:3] == codecs.BOM_UTF8:
+        reader.read(3)
+    is_array = reader.peek(CHUNK).lstrip()[:1] == b"["
+    return _array(reader) if is_array else _lines(reader)
+
+
+def _lines(file: "Reader") -> Iterator[Entry]:
+    number = 0
+    while text := file.readline(MAX_DOCUMENT):
+        number += 1
+        if not text.strip():
+            continue
+        if len(text) == MAX_DOCUMENT and not text.endswith(b"\n"):
+            yield Entry(number, None, text[:1000], "longer than any document")
+            while (rest := file.readline(MAX_DOCUMENT)) and not rest.endswith(b"\n"):
+                pass
+            continue
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            yield Entry(number, None, text, f"not JSON: {error}")
+            if not text.endswith(b"\n"):
+                raise UnreadableError(f"ends in the middle of line {number}") from error
+            continue
+        yield _entry(number, document, text)
+
+
+def _entry(line: int, document: Any, text: bytes) -> Entry:
+    if isinstance(document, dict):
+        return Entry(line, document, text)
+    return Entry(line, None, text, "not a JSON object")
+
+
+def _array(file: "Reader") -> Iterator[Entry]:
+    """Read an array, whether a document has a line of its own, many lines, or shares one."""
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    text, line, indent = "", 1, ""
+    place = -1  # before the bracket
+    while True:
+        chunk = file.read1(CHUNK)
+        text += decode(chunk, not chunk)
+        if place < 0:
+            place = text.index("[") + 1
+            line += text.count("\n", 0, place)
+        while True:
+            gap = _SPACE.match(text, place).group()  # type: ignore[union-attr]
+            if chunk and place + len(gap) == len(text):
+                break
+            place += len(gap)
+            line += gap.count("\n")
+            if "\n" in gap:
+                indent = gap.rpartition("\n")[2]
+            if text[place : place + 1] == "]":
+                _expect_end(file, text[place + 1 :], line)
+                return
+            end, document, problem = _scan(text, place, indent, not chunk)
+            if end < 0:
+                break
+            raw = _bytes(text[place:end])
+            yield Entry(line, None, raw, problem) if problem else _entry(line, document, raw)
+            line += text.count("\n", place, end)
+            place = end
+        text, place = text[place:], 0
+        if not chunk:
+            raise UnreadableError(f"the array ends in the middle, in line {line}")
+        if len(text) > MAX_DOCUMENT:
+            raise UnreadableError(f"line {line}: not JSON, or longer than any document")
+
+
+def _scan(text: str, place: int, indent: str, is_all: bool) -> tuple[int, Any, str]:
+    """Return the document at `place`: its end, -1 when more is needed; itself; what is wrong.
+
+    A wrong one ends where the next line begins a document. Lines that are indented otherwise are
+    inside of one.
+    """
+    try:
+        document, end = _decoder.raw_decode(text, place)
+    except (ValueError, RecursionError) as error:
+        if not is_all and _is_cut(error, len(text)):
+            return -1, None, ""
+        line = text.find(f"\n{indent}{{", place + 1)
+        end = line + 1 + len(indent) if line > 0 else -1
+        return end, None, f"not JSON: {getattr(error, 'msg', error)}"
+    return end, document, ""
+
+
+def _is_cut(error: Exception, length: int) -> bool:
+    """Tell whether a document that cannot be read may be right, with its rest still to come."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos > length - LONGEST_LITERAL
+    )
+
+
+def _expect_end(file: "Reader", rest: str, line: int) -> None:
+    """Read on after the array: a second one would be lost, and gzip has its checksum there."""
+    more = _bytes(rest)
+    while not more.strip():
+        if not (more := file.read1(CHUNK)):
+            return
+    raise UnreadableError(f"line {line}: something follows the end of the array")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def parse_date(value: Any) -> datetime:
+    """Return the moment of a date in any of the four forms; else ValueError.
+
+    `{"$date": …}` of an ISO text, whose offset may lack its colon, of `{"$numberLong": "ms"}`, or
+    of a number of milliseconds; the outer object may be missing. A clock may be wrong by years:
+    only what no clock says is refused.
+    """
+    if isinstance(value, dict):
+        value = value.get("$date")
+        if isinstance(value, dict):
+            number = value.get("$numberLong")
+            value = int(number) if isinstance(number, str) else None
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
+                raise ValueError("no offset")
+            moment = moment.astimezone(UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = _EPOCH + timedelta(milliseconds=value)
+        else:
+            raise ValueError("not a date")
+    except OverflowError as error:
+        raise ValueError("out of range") from error
+    if moment > datetime.now(UTC) + MAX_AHEAD:
+        raise ValueError("far in the future")
+    return moment

@@ -1,0 +1,189 @@
+"""Import of Rocket.Chat's `_raix_push_app_tokens`, as mongoexport prints it, or of our export.
+
+Rows go by COPY into a temporary table, a batch at a time, and are merged from there in one
+transaction a batch. The newest row of an (appName, value) wins, whether the other one is in the
+file or in the table, and it wins as a whole, with its `_id` and dates; of two equally new ones the
+first stays. So the result does not depend on where batches end, and a second run, or one after a
+crash, changes nothing that the first one did. An `_id` that is another row's already is not taken
+from it: the row keeps the id that it has in the table, or gets a fresh one.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from psycopg import errors
+
+from app.database.connections import Connection
+from app.database.failures import RETRYABLE
+from app.identifiers import fresh_id
+from app.transfer import import_sql as sql
+from app.transfer.import_rows import Row, read
+from app.transfer.mongoexport import Entry
+
+# Rows in one transaction. Whoever wants a row of ours waits until it ends, and the API's callers
+# do so for a second at most: a server that is slow, or busy, gets smaller batches.
+BATCH, SMALLEST_BATCH = 5000, 100
+HELD = 0.25  # seconds that a transaction should take
+PATIENCE = 60.0  # seconds during which a batch that lost a race is tried again
+
+Reject = Callable[[Entry, str], None]
+Batch = dict[int, tuple[Entry, Row]]  # by place in the file
+Outcome = tuple[int, int, Mapping[int, bool]]  # rows written, rows there before, misfits
+Merging = tuple[Batch, Future[Outcome]]
+
+REASONS = {True: "authToken: the session of another user", False: "authToken: no known session"}
+
+
+@dataclass
+class Summary:
+    """What became of the documents; `read` is the sum of the rest."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the summary as the command prints it."""
+        return asdict(self)
+
+
+class Importer:
+    """Merges documents into the registrations, over a connection in autocommit of its own."""
+
+    def __init__(self, connection: Connection, reject: Reject, *, known_only: bool = False):
+        self._connection = connection
+        self._reject = reject
+        self._known_only = known_only
+        self._batch: Batch = {}
+        self._size = BATCH / 10
+        self._place = 0
+        self._documents = 0
+        self.summary = Summary()
+        connection.prepare_threshold = None  # a plan must not outlive the size it was made for
+        connection.execute(sql.PREPARE)
+
+    @property
+    def found_nothing(self) -> bool:
+        """Tell whether there was something to read, and none of it was a document."""
+        return self._place > 0 and not self._documents
+
+    def run(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
+        """Import all; what was read before reading fails is imported, too."""
+        # What the database answers is taken up within a millisecond, while we read on; by
+        # default a thread that computes keeps the interpreter for five.
+        sys.setswitchinterval(0.001)
+        with ThreadPoolExecutor(1) as writer:
+            merging: Merging | None = None
+            try:
+                for entry in entries:
+                    self._take(entry)
+                    if len(self._batch) >= self._size:
+                        merging = self._hand_over(writer, merging)
+                        progress(self.summary.read)
+            finally:
+                merging = self._hand_over(writer, merging)
+                self._hand_over(writer, merging)
+                progress(self.summary.read)
+
+    def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
+        """Have the batch merged while the next one is read; first count what was merged before.
+
+        Reading takes two fifths of the time, in Python; the rest passes in the database.
+        """
+        batch, self._batch = self._batch, {}
+        staged = "".join(_staged(place, row) for place, (_, row) in batch.items())
+        if merging:
+            merged, outcome = merging
+            self._count(merged, outcome.result())
+        return (batch, writer.submit(self._flush, staged)) if batch else None
+
+    def _take(self, entry: Entry) -> None:
+        self._place += 1
+        problem = entry.problem
+        if entry.document is not None:
+            self._documents += 1
+            try:
+                self._batch[self._place] = (entry, read(entry.document))
+                return
+            except ValueError as error:
+                problem = str(error)
+        self._refuse(entry, problem)
+
+    def _refuse(self, entry: Entry, problem: str) -> None:
+        self._reject(entry, problem)
+        self.summary.read += 1
+        self.summary.rejected += 1
+
+    def _flush(self, staged: str) -> Outcome:
+        """Merge a batch and commit; try again when it lost a race."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                started = time.monotonic()
+                with self._connection.transaction():
+                    outcome = self._merge(staged)
+            except (*RETRYABLE, errors.LockNotAvailable):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0, 0.05))  # noqa: S311 (jitter)
+            else:
+                self._fit(time.monotonic() - started, staged.count("\n"))
+                return outcome
+
+    def _fit(self, seconds: float, rows: int) -> None:
+        """Choose the size of the batches to come by how long the last one took."""
+        fitting = rows * HELD / seconds
+        self._size = max(SMALLEST_BATCH, min(BATCH, fitting, self._size * 2))
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        written, old, misfits = outcome
+        for place, is_foreign in sorted(misfits.items()):
+            self._refuse(batch[place][0], REASONS[is_foreign])
+        # Only where a registration of the same instant wins is this off, by that one.
+        updated = min(old, written)
+        self.summary.updated += updated
+        self.summary.inserted += written - updated
+        self.summary.unchanged += len(batch) - len(misfits) - written
+        self.summary.read += len(batch) - len(misfits)
+
+    def _merge(self, staged: str) -> Outcome:
+        """Merge; return rows written, rows that were there before, and the misfits' places."""
+        execute = self._connection.execute
+        with self._connection.cursor().copy(sql.STAGE) as copy:
+            copy.write(staged)
+        misfits = dict(execute(sql.MISFITS, {"known_only": self._known_only}).fetchall())
+        if misfits:
+            execute(sql.DROP_MISFITS, {"lines": list(misfits)})
+        if not execute(sql.PICK_WINNERS).rowcount:
+            return 0, 0, misfits
+        taken = [line for (line,) in execute(sql.TAKEN_IDS)]
+        if taken:
+            execute(sql.RENAME, {"lines": taken, "ids": [fresh_id() for _ in taken]})
+        execute(sql.LOCK_SESSIONS if self._known_only else sql.KEEP_SESSIONS)
+        written = execute(sql.MERGE).rowcount
+        ((old,),) = execute(sql.COUNT_OLD)
+        return written, old, misfits
+
+
+def _staged(place: int, row: Row) -> str:
+    """Write a row as COPY reads it."""
+    fields = [_escape(text) for text in row[:5]]
+    id_, app_name, token, type_, user_id = fields
+    return (
+        f"{place}\t{id_}\t{app_name}\t{token}\t{type_}\t{user_id}\t\\\\x{row.session_hash.hex()}\t"
+        f"{'t' if row.enabled else 'f'}\t{row.created_at.isoformat()}\t"
+        f"{row.updated_at.isoformat()}\t{row.environment}\n"
+    )
+
+
+def _escape(text: str) -> str:
+    if "\\" in text or "\n" in text or "\t" in text or "\r" in text:
+        text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+        return text.replace("\r", "\\r")
+    return text

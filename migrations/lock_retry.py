@@ -1,0 +1,162 @@
+"""How a migration waits: for another deployer as long as it takes, for a table hardly at all."""
+
+import random
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from alembic.util import CommandError
+from psycopg import errors
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from app.database.failures import is_unavailable
+
+# Whoever migrates the same database holds this lock; a second deployer waits for it.
+ADVISORY_LOCK = zlib.crc32(b"push-token-registry migrations")
+LONGEST_PAUSE = 10.0  # seconds between two tries
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a migration may wait for and hold; `alembic -x tries=100 upgrade head` changes it."""
+
+    # Whoever reads or writes queues behind a waiting ALTER TABLE, so it waits for less than the
+    # second after which the service's own statements give up (DATABASE_LOCK_TIMEOUT).
+    lock_timeout: str = "300ms"
+    statement_timeout: str = "5s"
+    tries: int = 30
+
+    @classmethod
+    def from_arguments(cls, given: Mapping[str, Any]) -> "Limits":
+        """Read Alembic's -x arguments; CommandError for one that is not known."""
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(set(given).difference(names)):
+            raise CommandError(f"-x {unknown[0]}: must be one of {', '.join(names)}")
+        changes = dict(given)
+        if "tries" in changes:
+            try:
+                changes["tries"] = max(1, int(changes["tries"]))
+            except ValueError:
+                raise CommandError("-x tries: must be a whole number") from None
+        return replace(cls(), **changes)
+
+    def settings(self) -> list[str]:
+        """Return the statements that put the limits into force for a connection."""
+        return [
+            f"SET lock_timeout = {_quoted(self.lock_timeout)}",
+            f"SET statement_timeout = {_quoted(self.statement_timeout)}",
+        ]
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def tell(message: str) -> None:
+    """Tell the operator; stdout belongs to --sql."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def wait_for_other_deployers(connection: Connection) -> None:
+    """Take the deployers' lock, which the connection keeps until it is closed.
+
+    By asking again and again: a statement that waits for the lock has a snapshot, for which the
+    other deployer's CREATE INDEX CONCURRENTLY would wait in turn, a deadlock.
+    """
+    waiting = False
+    while not connection.scalar(select(func.pg_try_advisory_lock(ADVISORY_LOCK))):
+        connection.commit()
+        if not waiting:
+            tell("Another deployer is migrating this database: waiting until it is done.")
+        waiting = True
+        time.sleep(0.5)
+    connection.commit()
+
+
+def refuse_other_start(revision: str) -> str:
+    """Return the statement that ends a script where the database is not at this revision."""
+    return f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM alembic_version WHERE version_num = {_quoted(revision)}) THEN
+        RAISE EXCEPTION 'the database is not at revision %, where this script begins',
+            {_quoted(revision)};
+    END IF;
+END $$
+""".strip()
+
+
+# For a script that psql runs: it cannot wait as above, so it stops with nothing done.
+REFUSE_OTHER_DEPLOYERS = f"""
+DO $$ BEGIN
+    IF NOT pg_try_advisory_lock({ADVISORY_LOCK}) THEN
+        RAISE EXCEPTION 'another deployer is migrating this database';
+    END IF;
+END $$
+""".strip()
+
+
+class Steps:
+    """The revisions to run, planned once: a new try goes on with the one that failed.
+
+    Alembic would plan anew from where the database is, and `upgrade +2` end one too far.
+    """
+
+    def __init__(self, plan: Callable[..., Iterable[Any]]):
+        self._plan = plan
+        self._left: list[Any] | None = None
+
+    def __call__(self, heads: Any, context: Any) -> Iterator[Any]:
+        """Yield what is left; a step is done when the next one is asked for (Alembic's `fn`)."""
+        if self._left is None:
+            self._left = list(self._plan(heads, context))
+        while self._left:
+            start = time.monotonic()
+            yield self._left[0]
+            tell(f"{self._left[0].short_log}: {time.monotonic() - start:.2f} s")
+            del self._left[0]
+
+
+def says_it_all(error: DBAPIError) -> bool:
+    """Tell whether what the server said needs no trace: it is away, read-only, or forbids it."""
+    forbidden = (errors.InsufficientPrivilege, errors.InvalidParameterValue)
+    return is_unavailable(error) or isinstance(error.orig, forbidden)
+
+
+def run_with_retries(connection: Connection, limits: Limits, run: Callable[[], None]) -> None:
+    """Run, and again when a lock was not to be had; what failed was rolled back before.
+
+    Raises CommandError, with one line that says what to do, after the last try, when a statement
+    takes too long or when a revision refuses (RAISE EXCEPTION with a hint).
+    """
+    for number in range(1, limits.tries + 1):
+        for setting in limits.settings():  # again: who builds an index suspends them
+            connection.execute(text(setting))
+        connection.commit()
+        try:
+            run()
+            return
+        except DBAPIError as error:
+            connection.rollback()
+            if isinstance(error.orig, errors.RaiseException):  # a revision refuses
+                said = error.orig.diag
+                raise CommandError(f"{said.message_primary}: {said.message_hint}") from error
+            if isinstance(error.orig, errors.QueryCanceled):
+                raise CommandError(
+                    f"{error.orig.diag.message_primary}, and the revision was rolled back;"
+                    f" a statement may take {limits.statement_timeout}:"
+                    " -x statement_timeout=... allows for more"
+                ) from error
+            if not isinstance(error.orig, errors.LockNotAvailable | errors.DeadlockDetected):
+                raise
+            if number == limits.tries:
+                raise CommandError(
+                    f"a table stayed in use for {number} tries, and the revision was rolled back;"
+                    " migrations/README.md says how to see by whom"
+                ) from error
+            pause = min(LONGEST_PAUSE, 2 ** (number - 1) * 0.25) * random.uniform(0.5, 1)  # noqa: S311
+            tell(f"A table is in use: try {number + 1} of {limits.tries} in {pause:.1f} s.")
+            time.sleep(pause)

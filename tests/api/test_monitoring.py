@@ -1,0 +1,43 @@
+"""Health and readiness."""
+
+from tests.conftest import migrate
+from tests.support.factories import body
+
+
+def test_healthz_needs_no_credentials(client):
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
+def test_readyz_is_ready_at_the_codes_revision(client):
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json["status"]) == (200, "ok")
+
+
+def test_a_database_that_restarted_is_noticed_without_an_error(client, alice, database):
+    """Connections that the pool keeps are dead then: each call finds out and goes again."""
+    for _ in range(3):
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/api/v1/push.token", headers=alice.headers).status_code == 200
+        assert (
+            client.post("/api/v1/push.token", json=body(), headers=alice.headers).status_code
+            == 200
+        )
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/api/v1/logout", headers=alice.headers).status_code == 200
+
+
+def test_readyz_says_that_migrations_are_missing(new_database, new_app):
+    url = new_database()
+    client = new_app(database_url=url).test_client()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert "the database is at revision None, the code at 0" in answer.json["error"]
+    migrate(url, "upgrade", "head")
+    assert client.get("/readyz").status_code == 200
+    migrate(url, "downgrade", "base")
+    assert client.get("/readyz").status_code == 503

@@ -1,0 +1,610 @@
+"""What the services that send call."""
+
+import base64
+import hashlib
+import http.client
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from app.database.connections import Connection
+from app.models import db
+from app.registry import sessions
+from tests.support.factories import Caller, body
+
+LOOKUP = "/api/v1/push.tokens.lookup"
+LIST = "/api/v1/push.tokens.list"
+FEEDBACK = "/api/v1/push.tokens.feedback"
+PUT = "/api/v1/sessions.put"
+REVOKE = "/api/v1/sessions.revoke"
+SCOPE_OF = {
+    LOOKUP: "lookup",
+    LIST: "lookup",
+    FEEDBACK: "feedback",
+    PUT: "sessions",
+    REVOKE: "sessions",
+}
+URL = "/api/v1/push.token"
+
+
+def hashed(auth_token: str) -> str:
+    return base64.b64encode(hashlib.sha256(auth_token.encode()).digest()).decode()
+
+
+def iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
+
+
+def refused(answer, problem: str) -> None:
+    assert answer.status_code == 400, answer.text
+    assert answer.json["errorType"] == "error-invalid-params"
+    assert answer.json["error"].startswith(problem), answer.json["error"]
+    assert answer.json["error"].endswith(" [error-invalid-params]")
+
+
+class TestKeys:
+    @pytest.mark.parametrize("path", SCOPE_OF)
+    def test_each_call_wants_its_scope(self, client, issue, path):
+        others = {"lookup", "feedback", "sessions"} - {SCOPE_OF[path]}
+        answer = client.post(path, json={}, headers=issue(*others))
+        assert (answer.status_code, answer.json) == (
+            403,
+            {"success": False, "error": "unauthorized"},
+        )
+        answer = client.post(path, json=[], headers=issue(SCOPE_OF[path]))
+        assert answer.status_code == 400
+
+    @pytest.mark.parametrize("path", SCOPE_OF)
+    @pytest.mark.parametrize(
+        "header", [None, "", "Bearer", "Bearer wrong", "Basic x", "Bearer \xff"]
+    )
+    def test_a_missing_or_wrong_key_is_401_before_anything_else(self, client, path, header):
+        headers = {} if header is None else {"Authorization": header}
+        answer = client.post(path, data=b"{", headers=headers)
+        assert answer.status_code == 401
+        assert answer.json == {
+            "status": "error",
+            "message": "You must be logged in to do this.",
+        }
+
+    def test_a_session_is_no_key_and_a_key_no_session(self, client, alice, issue):
+        assert client.post(LOOKUP, json={}, headers=alice.headers).status_code == 401
+        assert client.get(URL, headers=issue("lookup")).status_code == 401
+
+    def test_rotation_without_downtime(self, client, issue, runner):
+        old, new = issue("lookup"), issue("lookup")
+        for headers in (old, new):
+            assert client.post(LOOKUP, json={}, headers=headers).status_code == 400
+        result = runner.invoke(args=["service-keys", "revoke", "sender", "--keep-latest"])
+        assert json.loads(result.stdout) == {"name": "sender", "revoked": 1}
+        assert client.post(LOOKUP, json={}, headers=old).status_code == 401
+        assert client.post(LOOKUP, json={}, headers=new).status_code == 400
+        runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert client.post(LOOKUP, json={}, headers=new).status_code == 401
+        again = runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert json.loads(again.stdout)["revoked"] == 0
+        assert "No live key bears the name 'sender'." in again.stderr
+
+    def test_one_key_of_a_name_is_revoked_by_its_id(self, client, issue, runner):
+        leaked, other = issue("lookup"), issue("lookup")
+        key = leaked["Authorization"].removeprefix("Bearer ")
+        key_id = hashlib.sha256(key.encode()).hexdigest()[:8]
+        revoke = ["service-keys", "revoke", "sender", "--key-id"]
+        wrong = runner.invoke(args=[*revoke, "00000000"])
+        assert json.loads(wrong.stdout)["revoked"] == 0
+        assert "No live key bears the name 'sender' and the id '00000000'." in wrong.stderr
+        assert json.loads(runner.invoke(args=[*revoke, key_id]).stdout)["revoked"] == 1
+        assert client.post(LOOKUP, json={}, headers=leaked).status_code == 401
+        assert client.post(LOOKUP, json={}, headers=other).status_code == 400
+        both = runner.invoke(args=[*revoke, key_id, "--keep-latest"])
+        assert both.exit_code == 2
+        assert "either --keep-latest or --key-id" in both.stderr
+
+    def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, runner):
+        def statuses() -> set[int]:
+            """Return the answers to as many connections as meet both workers."""
+            found = set()
+            for _ in range(40):
+                client = http.client.HTTPConnection("127.0.0.1", live.port)
+                client.request("POST", LOOKUP, b"{}", headers)
+                found.add(client.getresponse().status)
+                client.close()
+            return found
+
+        headers = {**issue("lookup"), "Content-Type": "application/json"}
+        assert statuses() == {400}
+        runner.invoke(args=["service-keys", "revoke", "sender"])
+        assert statuses() == {401}
+
+    def test_the_list_shows_no_key(self, issue, runner, database):
+        key = issue("feedback", "lookup", name="ünï")["Authorization"].removeprefix("Bearer ")
+        line = runner.invoke(args=["service-keys", "list"]).stdout
+        shown = json.loads(line)
+        assert (shown["name"], shown["scopes"]) == ("ünï", ["feedback", "lookup"])
+        assert shown["revokedAt"] is None
+        assert len(shown["keyId"]) == 8
+        assert key not in line
+        (row,) = database.rows("SELECT * FROM service_keys")
+        assert row["key_hash"] == hashlib.sha256(key.encode()).digest()
+
+    @pytest.mark.parametrize(
+        "arguments", [["issue", "x"], ["issue", "x", "--scope", "root"], ["issue", ""], ["revoke"]]
+    )
+    def test_what_cannot_be_meant_makes_nothing(self, runner, database, arguments):
+        assert runner.invoke(args=["service-keys", *arguments]).exit_code == 2
+        assert database.rows("SELECT 1 FROM service_keys") == []
+
+
+class TestBodies:
+    @pytest.mark.parametrize("path", SCOPE_OF)
+    @pytest.mark.parametrize(
+        ("data", "content_type", "status"),
+        [
+            (b"{}", "text/plain", 415),
+            (b"a=b", "application/x-www-form-urlencoded", 415),
+            (b"", "", 415),
+            (b"", "application/json", 400),
+            (b"{", "application/json", 400),
+            (b"[]", "application/json", 400),
+            (b'"\xff"', "application/json", 400),
+            (b'{"userId":"\\ud800"}', "application/json", 400),
+        ],
+    )
+    def test_what_is_no_json_object_is_refused(
+        self, client, issue, path, data, content_type, status
+    ):
+        headers = issue(SCOPE_OF[path])
+        answer = client.post(path, data=data, content_type=content_type, headers=headers)
+        assert answer.status_code == status
+        assert answer.json["success"] is False
+        if status == 400:
+            refused(answer, "")
+
+    def test_a_thousand_long_verdicts_fit(self, call):
+        verdict = {"appName": "ü" * 127, "value": "\x01" * 2048, "provider": "fcm", "status": 404}
+        verdicts = [{**verdict, "sentAt": iso(datetime.now(UTC))}] * 1000
+        answer = call(FEEDBACK, {"results": verdicts})
+        assert answer.json == {"removed": 0, "kept": 0, "unknown": 1000, "success": True}
+
+    def test_a_body_beyond_that_is_413(self, call):
+        assert call(FEEDBACK, {"x": "x" * 17_000_000}).status_code == 413
+
+
+class TestLookup:
+    def test_finds_users_ordered_by_user_and_id(self, call, register, database):
+        for user_id in ("b", "a", "B", "c"):
+            caller = database.sign_in(user_id)
+            register(caller, value=f"of {user_id}2", id=f"2{user_id}")
+            register(caller, value=f"of {user_id}1", id=f"1{user_id}", type="apn")
+        answer = call(LOOKUP, {"userIds": ["a", "b", "B", "nobody", "a"]})
+        assert answer.status_code == 200
+        assert list(answer.json) == ["tokens", "success"]
+        assert [row["_id"] for row in answer.json["tokens"]] == [
+            "1B",
+            "2B",
+            "1a",
+            "2a",
+            "1b",
+            "2b",
+        ]
+        assert list(answer.json["tokens"][0]) == [
+            *("token", "appName", "userId", "enabled", "createdAt", "updatedAt", "_id")
+        ]
+
+    def test_filters_by_app_and_type(self, call, register, alice):
+        register(alice, value="1", appName="one")
+        register(alice, value="2", appName="two")
+        register(alice, value="3", appName="two", type="apn")
+        found = call(LOOKUP, {"userIds": ["alice"], "appName": "two", "type": "gcm"})
+        assert [row["token"] for row in found.json["tokens"]] == [{"gcm": "2"}]
+
+    def test_leaves_out_disabled_and_who_is_not_signed_in(self, call, register, database):
+        expired, holder, disabled = (database.sign_in(name) for name in ("e", "h", "d"))
+        for caller in (expired, holder, disabled):
+            register(caller, value=caller.user_id)
+        database.execute("UPDATE push_tokens SET enabled = false WHERE user_id = 'd'")
+        database.execute("UPDATE user_sessions SET expires_at = now() WHERE user_id = 'e'")
+        database.execute("UPDATE user_sessions SET can_sign_in = false WHERE user_id = 'h'")
+        assert call(LOOKUP, {"userIds": ["e", "h", "d"]}).json["tokens"] == []
+
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [
+            ({}, "userIds: "),
+            ({"userIds": None}, "userIds: "),
+            ({"userIds": []}, "userIds: Must have 1 to 1000 elements."),
+            ({"userIds": ["x"] * 1001}, "userIds: Must have 1 to 1000 elements."),
+            ({"userIds": "alice"}, "userIds: "),
+            ({"userIds": ["a", 5]}, "userIds.1: Must be a string of 1 to 255 bytes"),
+            ({"userIds": ["a", "x" * 256]}, "userIds.1: "),
+            ({"userIds": ["a", "\0"]}, "userIds.1: "),
+            ({"userIds": ["a"], "type": "fcm"}, "type: "),
+            ({"userIds": ["a"], "type": ["gcm"]}, "type: "),
+            ({"userIds": ["a"], "appName": ""}, "appName: "),
+        ],
+    )
+    def test_names_what_is_wrong(self, call, fields, problem):
+        refused(call(LOOKUP, fields), problem)
+
+    def test_a_thousand_users_are_few_statements(self, call, database, monkeypatch):
+        fill(database, 3000)
+        users = {"userIds": [f"u{n}" for n in range(1000)]}
+        call(LOOKUP, users)
+        statements = count_statements(monkeypatch)
+        answer = call(LOOKUP, users)
+        assert len(answer.json["tokens"]) == 1000
+        assert len(statements) <= 3, statements
+
+
+class TestList:
+    def pages(self, call, **fields):
+        cursor, pages = None, []
+        while True:
+            page = call(LIST, {**fields, "cursor": cursor}).json
+            assert list(page) == ["tokens", "cursor", "success"]
+            pages.append([row["_id"] for row in page["tokens"]])
+            if (cursor := page["cursor"]) is None:
+                return pages
+
+    def test_visits_every_row_once(self, call, database):
+        fill(database, 2500)
+        pages = self.pages(call, count=300)
+        visited = [row_id for page in pages for row_id in page]
+        assert sorted(visited) == sorted(f"id{n:06}" for n in range(2500))
+        assert max(map(len, pages)) == 300
+
+    def test_visits_every_row_that_stays_once_while_others_come_and_go(self, call, database):
+        fill(database, 2500)
+        stays = {f"id{n:06}" for n in range(2500) if n % 3}
+        cursor, visited, number = None, [], 0
+        while True:
+            page = call(LIST, {"count": 100, "cursor": cursor}).json
+            visited += [row["_id"] for row in page["tokens"]]
+            if (cursor := page["cursor"]) is None:
+                break
+            number += 1
+            database.execute("DELETE FROM push_tokens WHERE id = %s", f"id{number * 99:06}")
+            database.execute(
+                "UPDATE push_tokens SET updated_at = now() WHERE id = %s", f"id{number * 70:06}"
+            )
+            database.execute(
+                "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
+                " SELECT %s, 'new', %s, 'gcm', user_id, token_hash FROM user_sessions LIMIT 1",
+                *(f"id{number * 50:06}x", f"new{number}"),
+            )
+        assert len(visited) == len(set(visited))
+        assert stays - {f"id{n * 99:06}" for n in range(30)} <= set(visited)
+
+    def test_a_rare_filter_gives_short_pages_and_a_cursor(self, call, database):
+        fill(database, 2500)
+        database.execute("UPDATE push_tokens SET app_name = 'rare' WHERE id = 'id002400'")
+        pages = self.pages(call, appName="rare")
+        assert [row for page in pages for row in page] == ["id002400"]
+        assert len(pages) == 3
+
+    def test_filters_by_time_and_type(self, call, register, alice, database):
+        register(alice, value="old", type="apn")
+        database.execute("UPDATE push_tokens SET updated_at = now() - interval '1 day'")
+        register(alice, value="new", type="apn")
+        register(alice, value="other")
+        since = iso(datetime.now(UTC) - timedelta(hours=1))
+        found = call(LIST, {"updatedSince": since, "type": "apn"}).json["tokens"]
+        assert [row["token"] for row in found] == [{"apn": "new"}]
+
+    def test_live_sessions_only(self, call, register, database):
+        register(database.sign_in("gone"))
+        database.execute("UPDATE user_sessions SET expires_at = now()")
+        assert call(LIST, {}).json == {"tokens": [], "cursor": None, "success": True}
+
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [
+            ({"count": 0}, "count: "),
+            ({"count": 1001}, "count: "),
+            ({"count": "10"}, "count: "),
+            ({"count": 1.5}, "count: "),
+            ({"updatedSince": "yesterday"}, "updatedSince: "),
+            ({"updatedSince": "2026-01-01T00:00:00"}, "updatedSince: "),
+            ({"updatedSince": 5}, "updatedSince: "),
+            ({"updatedSince": "0001-01-01T00:00:00+23:00"}, "updatedSince: "),
+            ({"cursor": "made up"}, "cursor: "),
+            ({"cursor": ""}, "cursor: "),
+            ({"cursor": 5}, "cursor: "),
+            ({"cursor": base64.b64encode(b"id1").decode()}, "cursor: "),
+            ({"cursor": base64.b64encode(b"after:\0").decode()}, "cursor: "),
+            ({"cursor": base64.b64encode(b"after:\xff").decode()}, "cursor: "),
+        ],
+    )
+    def test_names_what_is_wrong(self, call, fields, problem):
+        refused(call(LIST, fields), problem)
+
+
+class TestSessionsPut:
+    def test_the_user_is_signed_in_and_again_changes_nothing(self, call, client, database):
+        session = {"userId": "carol", "hashedToken": hashed("secret")}
+        for _ in range(2):
+            answer = call(PUT, {"sessions": [session]})
+            assert (answer.status_code, answer.text) == (200, '{"sessions":1,"success":true}')
+        headers = {"X-User-Id": "carol", "X-Auth-Token": "secret"}
+        assert client.post(URL, json=body(), headers=headers).status_code == 200
+        (row,) = database.rows("SELECT expires_at - now() AS life FROM user_sessions")
+        assert 89 <= row["life"].days <= 90
+
+    def test_takes_an_end_none_and_another(self, call, database):
+        def ends(**fields):
+            session = {"userId": "carol", "hashedToken": hashed("secret"), **fields}
+            assert call(PUT, {"sessions": [session]}).status_code == 200
+            return database.rows("SELECT expires_at FROM user_sessions")[0]["expires_at"]
+
+        assert ends(expiresAt="2030-01-02T03:04:05.678+02:00") == datetime(
+            *(2030, 1, 2, 1, 4, 5, 678000), tzinfo=UTC
+        )
+        assert ends(expiresAt=None) is None
+
+    def test_a_holder_of_imported_rows_becomes_a_sign_in(self, call, client, database):
+        holder = database.sign_in("carol", expires=None, can_sign_in=False)
+        assert client.get(URL, headers=holder.headers).status_code == 401
+        session = {"userId": "carol", "hashedToken": hashed(holder.auth_token)}
+        call(PUT, {"sessions": [session]})
+        assert client.get(URL, headers=holder.headers).status_code == 200
+
+    def test_who_only_held_imported_rows_of_the_session_holds_them_no_more(
+        self, call, client, database
+    ):
+        """Rocket.Chat once left the former user in a row whose device had signed in anew."""
+        holder = database.sign_in("former", expires=None, can_sign_in=False)
+        database.execute(
+            "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
+            " VALUES ('i', 'main', 't', 'gcm', 'former', %s)",
+            holder.token_hash,
+        )
+        session = {"userId": "carol", "hashedToken": hashed(holder.auth_token)}
+        assert call(PUT, {"sessions": [session]}).status_code == 200
+        assert database.push_tokens() == []
+        headers = {**holder.headers, "X-User-Id": "carol"}
+        assert client.get(URL, headers=headers).status_code == 200
+
+    def test_a_hash_of_another_user_is_refused_and_nothing_is_done(self, call, alice, database):
+        sessions = [
+            {"userId": "carol", "hashedToken": hashed("new")},
+            {"userId": "carol", "hashedToken": hashed(alice.auth_token)},
+        ]
+        refused(call(PUT, {"sessions": sessions}), "sessions.1.hashedToken: ")
+        twice = [{"userId": user, "hashedToken": hashed("new")} for user in "ab"]
+        refused(call(PUT, {"sessions": twice}), "sessions.1.hashedToken: ")
+        assert [r["user_id"] for r in database.rows("SELECT * FROM user_sessions")] == ["alice"]
+
+    def test_takes_a_thousand_and_the_same_one_twice(self, call, database):
+        many = [{"userId": f"u{n}", "hashedToken": hashed(str(n))} for n in range(999)]
+        assert call(PUT, {"sessions": [*many, many[0]]}).json["sessions"] == 1000
+        assert len(database.rows("SELECT 1 FROM user_sessions")) == 999
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"userId": ""}, "sessions.0.userId: "),
+            ({"userId": 5}, "sessions.0.userId: "),
+            ({"hashedToken": "x"}, "sessions.0.hashedToken: "),
+            ({"hashedToken": hashed("x")[:-1]}, "sessions.0.hashedToken: "),
+            ({"hashedToken": hashed("x") + "\n"}, "sessions.0.hashedToken: "),
+            ({"hashedToken": None}, "sessions.0.hashedToken: "),
+            ({"hashedToken": "ü" * 44}, "sessions.0.hashedToken: "),
+            ({"expiresAt": "tomorrow"}, "sessions.0.expiresAt: "),
+            ({"expiresAt": 5}, "sessions.0.expiresAt: "),
+            ({"expiresAt": "9999-12-31T23:59:59-23:00"}, "sessions.0.expiresAt: "),
+        ],
+    )
+    def test_names_what_is_wrong(self, call, changes, problem):
+        session = {"userId": "carol", "hashedToken": hashed("x"), **changes}
+        refused(call(PUT, {"sessions": [session]}), problem)
+
+    @pytest.mark.parametrize("sessions", [None, [], {}, [5], ["x"], [{}] * 1001])
+    def test_refuses_what_is_no_list_of_sessions(self, call, sessions):
+        refused(call(PUT, {"sessions": sessions}), "sessions")
+
+
+class TestSessionsRevoke:
+    @pytest.fixture
+    def three(self, database, register, bob):
+        callers = [database.sign_in("alice") for _ in range(3)]
+        for number, caller in enumerate(callers):
+            register(caller, value=str(number))
+        register(bob, value="bob's")
+        return callers
+
+    def left(self, database):
+        return {row["token"] for row in database.push_tokens()}
+
+    def test_one(self, call, three, database):
+        answer = call(REVOKE, {"userId": "alice", "hashedToken": hashed(three[1].auth_token)})
+        assert answer.text == '{"sessions":1,"tokens":1,"success":true}'
+        assert self.left(database) == {"0", "2", "bob's"}
+
+    def test_elsewhere(self, call, three, database):
+        keep = [hashed(three[0].auth_token)]
+        answer = call(REVOKE, {"userId": "alice", "exceptHashedTokens": keep})
+        assert answer.json == {"sessions": 2, "tokens": 2, "success": True}
+        assert self.left(database) == {"0", "bob's"}
+
+    @pytest.mark.parametrize("fields", [{}, {"exceptHashedTokens": []}])
+    def test_everywhere(self, call, three, database, fields):
+        answer = call(REVOKE, {"userId": "alice", **fields})
+        assert answer.json == {"sessions": 3, "tokens": 3, "success": True}
+        assert self.left(database) == {"bob's"}
+        assert call(REVOKE, {"userId": "alice"}).json["sessions"] == 0
+
+    def test_anothers_session_is_not_ended(self, call, bob, three):
+        answer = call(REVOKE, {"userId": "alice", "hashedToken": hashed(bob.auth_token)})
+        assert answer.json == {"sessions": 0, "tokens": 0, "success": True}
+
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [
+            ({}, "userId: "),
+            ({"userId": "a", "hashedToken": "x"}, "hashedToken: "),
+            ({"userId": "a", "exceptHashedTokens": "x"}, "exceptHashedTokens: "),
+            ({"userId": "a", "exceptHashedTokens": [hashed("a"), 1]}, "exceptHashedTokens.1: "),
+            (
+                {"userId": "a", "hashedToken": hashed("a"), "exceptHashedTokens": []},
+                "exceptHashedTokens: Goes without hashedToken.",
+            ),
+        ],
+    )
+    def test_names_what_is_wrong(self, call, alice, fields, problem, database):
+        refused(call(REVOKE, fields), problem)
+        assert len(database.rows("SELECT 1 FROM user_sessions")) == 1
+
+    def test_a_user_with_more_sessions_than_a_statement_has_parameters(self, call, database):
+        database.execute(
+            "INSERT INTO user_sessions (token_hash, user_id)"
+            " SELECT sha256(n::text::bytea), 'bot' FROM generate_series(1, 70000) n"
+        )
+        assert call(REVOKE, {"userId": "bot"}).json["sessions"] == 70_000
+
+    def test_what_is_announced_at_the_same_instant_lives_without_what_was_registered_before(
+        self, call, register, alice, database, database_url
+    ):
+        """The registry cannot know which came first: it is as if the announcement came last."""
+        register(alice, value="before")
+        answers = []
+        with psycopg.connect(database_url) as other:
+            other.execute("SELECT 1 FROM user_sessions WHERE user_id = 'alice' FOR UPDATE")
+            revoking = threading.Thread(
+                target=lambda: answers.append(call(REVOKE, {"userId": "alice"}))
+            )
+            revoking.start()
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not database.rows(f"{waiting} AND datname = current_database()"):
+                assert revoking.is_alive()
+            new = Caller("alice", "new")
+            session = {"userId": "alice", "hashedToken": hashed("new")}
+            assert call(PUT, {"sessions": [session]}).status_code == 200
+            register(new, value="after")
+        revoking.join()
+        assert answers[0].json == {"sessions": 1, "tokens": 1, "success": True}
+        assert self.left(database) == {"after"}
+
+    def test_nothing_registered_at_the_same_instant_survives(
+        self, new_app, database_url, issue, database
+    ):
+        headers = issue("sessions")
+        clients = [new_app(database_url=database_url).test_client() for _ in range(3)]
+        for number in range(15):
+            callers = [database.sign_in("alice") for _ in range(6)]
+            statuses = []
+
+            def register(caller, client, number=number, statuses=statuses):
+                for value in range(4):
+                    fields = body(value=f"{number}-{value}-{caller.auth_token}")
+                    answer = client.post(URL, json=fields, headers=caller.headers)
+                    statuses.append(answer.status_code)
+
+            threads = [
+                threading.Thread(
+                    target=register, args=(caller, clients[place % 2].application.test_client())
+                )
+                for place, caller in enumerate(callers)
+            ]
+            for thread in threads:
+                thread.start()
+            answer = clients[2].post(REVOKE, json={"userId": "alice"}, headers=headers)
+            for thread in threads:
+                thread.join()
+            assert answer.json["sessions"] == 6
+            assert set(statuses) <= {200, 401}
+            assert database.push_tokens() == []
+
+
+def fill(database, rows: int, end: str = "") -> None:
+    """Put registrations of as many users in, with ids in order; `end` ends the push tokens."""
+    database.execute(
+        "INSERT INTO user_sessions (token_hash, user_id)"
+        f" SELECT sha256(n::text::bytea), 'u' || n FROM generate_series(0, {rows - 1}) n"
+    )
+    # Or the foreign key is checked by the plan of a connection that knew few sessions.
+    database.execute("ANALYZE user_sessions")
+    database.execute(
+        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
+        " SELECT 'id' || lpad(n::text, 6, '0'), 'app', 'token' || n || %s, 'gcm', 'u' || n,"
+        f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
+        end,
+    )
+    database.execute("ANALYZE push_tokens")
+
+
+def count_statements(monkeypatch) -> list[str]:
+    """Return a list that grows with each exchange with the database, but for the ends."""
+    seen: list[str] = []
+    wait = Connection.wait
+
+    def count(connection, generator, *arguments, **named):
+        if generator.__qualname__.endswith("._execute_gen"):
+            seen.append(generator.__qualname__)
+        return wait(connection, generator, *arguments, **named)
+
+    monkeypatch.setattr(Connection, "wait", count)
+    return seen
+
+
+class TestPlans:
+    """100,000 rows: every statement of these calls finds its rows by index."""
+
+    def test_no_statement_reads_the_whole_table(self, call, database, app, caplog):
+        # As long as FCM's: short ones fill few pages, which PostgreSQL rightly reads.
+        end = "x" * 150
+        fill(database, 100_000, end)
+        plans = []
+        with app.app_context():
+            engine = db.engine
+
+        def explain(connection, cursor, statement, parameters, context, many):
+            if "push_tokens" in statement and not statement.startswith("EXPLAIN"):
+                cursor.execute("EXPLAIN " + statement, parameters)
+                plans.append("\n".join(row[0] for row in cursor.fetchall()))
+
+        event.listen(engine, "before_cursor_execute", explain)
+        try:
+            now = iso(datetime.now(UTC))
+            verdict = {"appName": "app", "provider": "fcm", "status": 404, "sentAt": now}
+            verdict["error"] = "UNREGISTERED"
+            verdicts = [{**verdict, "value": f"token{n}{end}"} for n in range(1000)]
+            assert call(LOOKUP, {"userIds": [f"u{n}" for n in range(1000)]}).status_code == 200
+            assert call(LIST, {"cursor": base64.b64encode(b"after:id050000").decode()}).json[
+                "tokens"
+            ]
+            assert call(FEEDBACK, {"results": verdicts}).json["removed"] == 1000
+            assert call(REVOKE, {"userId": "u5000"}).json["tokens"] == 1
+        finally:
+            event.remove(engine, "before_cursor_execute", explain)
+        assert len(plans) >= 6
+        for plan in plans:
+            assert "Seq Scan on push_tokens" not in plan, plan
+            assert "Index" in plan, plan
+
+
+@pytest.mark.parametrize(("count", "status"), [(7.0, 200), (7.5, 400), ("7", 400), (True, 400)])
+def test_a_number_is_whole_however_it_is_written(call, count, status):
+    assert call("/api/v1/push.tokens.list", {"count": count}).status_code == status
+
+
+def test_however_many_are_registered_in_a_session_all_go_with_it(
+    call, alice, bob, register, database, monkeypatch
+):
+    monkeypatch.setattr(sessions, "AT_ONCE", 2)
+    for count in (0, 1, 2, 3, 4, 5):
+        caller = database.sign_in("carol")
+        for n in range(count):
+            register(caller, value=f"t{n}")
+        register(bob, value="his")
+        answer = call(REVOKE, {"userId": "carol"})
+        assert (answer.json["sessions"], answer.json["tokens"]) == (1, count)
+    assert [row["user_id"] for row in database.push_tokens()] == ["bob"]
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, None, []])
+def test_what_is_no_object_in_a_list_is_named_by_its_place(call, wrong):
+    refused(call(FEEDBACK, {"results": [wrong]}), "results.0: ")

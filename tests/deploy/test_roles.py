@@ -1,0 +1,127 @@
+"""The roles of deploy/postgresql/roles.sql: who may do what."""
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from app.models import db
+from tests.conftest import migrate
+from tests.support.filled import fill
+from tests.support.roles import Roles
+
+TABLES = [*db.metadata.tables, "alembic_version"]
+
+
+@pytest.fixture(scope="module")
+def roles(new_database):
+    """The roles on a filled database, made before the migrations and run again after them."""
+    url = new_database()
+    with Roles.on(url) as roles:
+        migrate(roles.url("owner"), "upgrade", "head")
+        roles.grant()
+        fill(url)
+        yield roles
+
+
+@pytest.fixture
+def as_role(roles):
+    """A function that connects as one of the roles."""
+    connections = []
+
+    def connect(kind: str) -> psycopg.Connection:
+        connections.append(psycopg.connect(roles.url(kind), autocommit=True))
+        return connections[-1]
+
+    yield connect
+    for connection in connections:
+        connection.close()
+
+
+def rights(connection: psycopg.Connection, table: str) -> set[str]:
+    kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
+    query = "SELECT kind FROM unnest(%s::text[]) kind WHERE has_table_privilege(%s, kind)"
+    return {kind for (kind,) in connection.execute(query, [kinds, table])}
+
+
+def test_the_app_has_just_the_rights_that_it_needs(as_role):
+    app = as_role("app")
+    rows = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    assert {table: rights(app, table) for table in TABLES} == {
+        "user_sessions": rows,
+        "push_tokens": rows,
+        "service_keys": rows - {"DELETE"},
+        "alembic_version": {"SELECT"},
+    }
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "TRUNCATE push_tokens",
+        "TRUNCATE user_sessions CASCADE",
+        "ALTER TABLE push_tokens ADD COLUMN note text",
+        "CREATE INDEX ON push_tokens (type)",
+        "DROP TABLE push_tokens",
+        "CREATE TABLE mine (id int)",
+        "CREATE SCHEMA mine",
+        "UPDATE alembic_version SET version_num = 'x'",
+        "DELETE FROM service_keys",
+    ],
+)
+def test_neither_the_app_nor_a_reporter_may(as_role, statement):
+    for kind in ("app", "report"):
+        connection = as_role(kind)
+        connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+
+def test_a_reporter_counts_and_reads_no_secret(as_role):
+    reporter = as_role("report")
+    query = "SELECT type, count(*), max(updated_at) FROM push_tokens GROUP BY type ORDER BY type"
+    assert [row[0] for row in reporter.execute(query)] == ["apn", "gcm"]
+    readable = (
+        "SELECT table_name || '.' || column_name FROM information_schema.column_privileges"
+        " WHERE grantee = current_user AND privilege_type = 'SELECT'"
+    )
+    columns = {name for (name,) in reporter.execute(readable)}
+    assert columns == {
+        *(f"push_tokens.{n}" for n in ("app_name", "type", "user_id", "enabled")),
+        *(f"push_tokens.{n}" for n in ("created_at", "updated_at", "environment")),
+        *(f"user_sessions.{n}" for n in ("user_id", "created_at", "expires_at", "verified_at")),
+        "user_sessions.can_sign_in",
+        *(f"service_keys.{n}" for n in ("name", "scopes", "created_at", "revoked_at")),
+        "alembic_version.version_num",
+    }
+    for secret in ("token", "session_hash"):
+        with pytest.raises(errors.InsufficientPrivilege):
+            reporter.execute(sql.SQL("SELECT {} FROM push_tokens").format(sql.Identifier(secret)))
+    # Neither among the values that ANALYZE keeps.
+    kept = "SELECT DISTINCT attname FROM pg_stats WHERE tablename IN ('push_tokens')"
+    assert {"token", "session_hash", "id"}.isdisjoint(name for (name,) in reporter.execute(kept))
+
+
+def test_a_reporter_writes_nothing_and_stops_in_time(as_role):
+    reporter = as_role("report")
+    limits = ("default_transaction_read_only", "statement_timeout")
+    found = [reporter.execute(f"SHOW {name}").fetchone()[0] for name in limits]
+    assert found == ["on", "5min"]
+    with pytest.raises(errors.ReadOnlySqlTransaction):
+        reporter.execute("DELETE FROM push_tokens")
+
+
+def test_the_owner_migrates_tables_that_somebody_else_made(new_database):
+    url = new_database()
+    migrate(url, "upgrade", "head")
+    with Roles.on(url) as roles:
+        migrate(roles.url("owner"), "downgrade", "base")
+        migrate(roles.url("owner"), "upgrade", "head")
+
+
+def test_whoever_else_is_on_the_server_may_nothing(roles):
+    query = """
+        SELECT has_database_privilege('public', current_database(), 'CONNECT, TEMPORARY'),
+            has_schema_privilege('public', 'public', 'USAGE, CREATE')
+    """
+    with psycopg.connect(roles.database) as connection:
+        assert connection.execute(query).fetchone() == (False, False)

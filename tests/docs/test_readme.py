@@ -1,0 +1,126 @@
+"""The README says what is true: its examples are run, its tables and lists are compared."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from app.config import ROOT
+
+README = (ROOT / "README.md").read_text()
+SECRET = "[A-Za-z0-9_-]{43}"
+BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.M | re.S)
+EXAMPLES = [block for block in BLOCKS if "\n# {" in block or block.startswith("URL=")]
+# What differs from one run to the next, and what it has to look like all the same.
+RANDOM = {
+    r'"_id":"[2-9A-HJ-NP-TW-Za-km-z]{17}"': '"_id":"…"',
+    rf'"authToken":"{SECRET}"': '"authToken":"…"',
+    r'"(createdAt|updatedAt|expiresAt)":"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"': r'"\1":"…"',
+}
+
+
+def settled(lines: list[str]) -> list[str]:
+    text = "\n".join(lines)
+    for pattern, same in RANDOM.items():
+        text = re.sub(pattern, same, text)
+    return text.splitlines()
+
+
+def printed(block: str) -> list[str]:
+    """Return what a block says comes back."""
+    return [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
+
+
+def test_pasted_examples_print_what_stands_below_them(live, database_url):
+    bin_ = Path(sys.executable).parent
+    script = "\n".join(f"{block}echo ---" for block in EXAMPLES)
+    assert script.count("http://127.0.0.1:8000") == 1
+    script = script.replace("http://127.0.0.1:8000", live.url).replace(".venv/bin", str(bin_))
+    environ = {"PATH": f"{bin_}:{os.environ['PATH']}", "DATABASE_URL": database_url}
+    done = subprocess.run(
+        ["bash", "-eu"],
+        input=script,
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    *outputs, rest = done.stdout.split("---\n")
+    assert rest == ""
+    assert len(outputs) == len(EXAMPLES) >= 6
+    for block, output in zip(EXAMPLES, outputs, strict=True):
+        assert settled(output.splitlines()) == settled(printed(block)), block
+    assert sum(len(printed(block)) for block in EXAMPLES) >= 12
+
+
+def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Give the commands of a group, by what one types after `flask`."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+def table_of_commands() -> dict[str, tuple[str, str]]:
+    """Return by command what one types after it, and all that its row says."""
+    rows = re.findall(r"^(\| `flask ([a-z][a-z-]*(?: [a-z][a-z-]*)?)(.*?) \| .*)$", README, re.M)
+    return {command: (usage, row) for row, command, usage in rows}
+
+
+def test_the_table_of_commands_is_what_flask_has(app):
+    assert set(table_of_commands()) == dict(commands(app.cli)).keys()
+
+
+def test_the_table_of_commands_has_their_arguments_and_options(app):
+    real = dict(commands(app.cli))
+    for name, (usage, row) in table_of_commands().items():
+        parameters = real[name].params
+        arguments = [one for one in parameters if isinstance(one, click.Argument)]
+        options = [one for one in parameters if isinstance(one, click.Option)]
+        before_options = usage.split("--")[0]
+        shown = [one.name.upper() for one in arguments]
+        assert re.findall(r"[A-Z_]{2,}", before_options) == shown, name
+        told = set(re.findall(r"--[a-z-]+", row))
+        assert told <= {flag for option in options for flag in option.opts}, name
+        for option in options:
+            assert not option.required or told & set(option.opts), (name, option.opts)
+
+
+def listed() -> list[str]:
+    """Return the paths of the section "Where things are"."""
+    tree = README.split("## Where things are")[1].split("```")[1]
+    found = []
+    for line in tree.strip().splitlines():
+        path, _, what = line.partition("  ")
+        found.append(path)
+        for more in re.findall(r"[\w/.*-]+\.(?:py|conf|sql|md)\b|\b\w+/(?=[,; :]|$)", what):
+            beside = Path(path if path.endswith("/") else Path(path).parent) / more
+            found.append(more if (ROOT / more).exists() else str(beside))
+    return found
+
+
+def test_where_things_are_names_only_what_exists():
+    for path in listed():
+        assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+def test_where_things_are_names_every_room():
+    there = set(listed())
+    rooms = {f"app/{path.parent.name}/" for path in (ROOT / "app").glob("*/__init__.py")}
+    modules = {f"app/{path.name}" for path in (ROOT / "app").glob("*.py")}
+    assert (modules | rooms) - there == set()
+
+
+@pytest.mark.parametrize("text", [README, (ROOT / "examples" / "README.md").read_text()])
+def test_links_lead_to_files(text):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target

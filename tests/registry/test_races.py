@@ -1,0 +1,133 @@
+"""Many devices at one instant, through several workers: no error, one row, nothing orphaned.
+
+Each worker here is an app with a registrar and a pool of its own, as in gunicorn's processes.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from tests.support.factories import Caller, body
+
+URL = "/api/v1/push.token"
+WORKERS = 4
+THREADS = 24
+
+Call = Callable[[Any], Any]
+
+
+@pytest.fixture
+def race(new_app, database_url):
+    """A function that runs calls at once and returns their answers, in the calls' order."""
+    clients = [new_app(database_url=database_url).test_client() for _ in range(WORKERS)]
+
+    def race(calls: Iterable[Call]) -> list[Any]:
+        todo = list(enumerate(calls))
+        answers: dict[int, Any] = {}
+        barrier = threading.Barrier(THREADS)
+
+        def work(number: int) -> None:
+            client = clients[number % WORKERS].application.test_client()
+            barrier.wait()
+            for place, call in todo[number::THREADS]:
+                answers[place] = call(client)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return [answers[place] for place, _ in todo]
+
+    return race
+
+
+def register(caller: Caller, **fields: object) -> Call:
+    return lambda client: client.post(URL, json=body(**fields), headers=caller.headers)
+
+
+def log_out(caller: Caller) -> Call:
+    return lambda client: client.post("/api/v1/logout", headers=caller.headers)
+
+
+def remove(caller: Caller, value: str) -> Call:
+    return lambda client: client.delete(URL, json={"token": value}, headers=caller.headers)
+
+
+def statuses(answers: list[Any]) -> Counter[int]:
+    return Counter(answer.status_code for answer in answers)
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "device"}])
+def test_the_same_value_at_once_is_one_row(race, database, alice, fields):
+    answers = race(register(alice, **fields) for _ in range(240))
+    assert statuses(answers) == {200: 240}
+    assert len({answer.json["result"]["_id"] for answer in answers}) == 1
+    assert len({answer.json["result"]["createdAt"] for answer in answers}) == 1
+    assert len(database.push_tokens()) == 1
+
+
+def test_two_users_with_one_device_end_with_one_of_them(race, database, alice, bob):
+    answers = race(register(caller) for caller in [alice, bob] * 120)
+    assert statuses(answers) == {200: 240}
+    for answer, user_id in zip(answers, ["alice", "bob"] * 120, strict=True):
+        assert answer.json["result"]["userId"] == user_id
+    (row,) = database.push_tokens()
+    owner = {"alice": alice, "bob": bob}[row["user_id"]]
+    assert row["session_hash"] == owner.token_hash
+
+
+def test_the_same_id_with_many_values_ends_with_one_of_them(race, database, alice):
+    answers = race(register(alice, id="device", value=f"v{n}") for n in range(240))
+    assert statuses(answers) == {200: 240}
+    (row,) = database.push_tokens()
+    assert row["id"] == "device"
+
+
+def test_few_ids_rotate_over_few_values(race, database, alice, bob):
+    choose = random.Random(1)
+    calls = [
+        register(
+            choose.choice([alice, bob]),
+            value=f"v{choose.randrange(4)}",
+            **choose.choice([{}, {"id": f"d{choose.randrange(4)}"}]),
+        )
+        for _ in range(600)
+    ]
+    answers = race(calls)
+    assert statuses(answers) == {200: 600}
+    rows = database.push_tokens()
+    assert len({row["token"] for row in rows}) == len(rows) <= 4
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "device"}])
+def test_a_logout_at_the_same_instant_leaves_no_orphan(race, database, fields):
+    for _ in range(12):
+        callers = [database.sign_in(f"u{n}") for n in range(20)]
+        names = [{name: f"{value}{n}" for name, value in fields.items()} for n in range(20)]
+        calls = [
+            call
+            for caller, named in zip(callers, names, strict=True)
+            for call in (
+                register(caller, value=f"a{caller.user_id}", **named),
+                log_out(caller),
+                register(caller, value=f"b{caller.user_id}"),
+                register(caller, value="shared"),
+            )
+        ]
+        answers = race(calls)
+        assert set(statuses(answers)) <= {200, 401}
+        assert statuses(answers[1::4]) == {200: 20}
+        assert database.push_tokens() == []
+
+
+def test_registering_and_removing_at_once_is_either_or(race, database, alice):
+    calls = [register(alice, value="v"), remove(alice, "v")] * 150
+    answers = race(calls)
+    assert statuses(answers[0::2]) == {200: 150}
+    assert set(statuses(answers[1::2])) <= {200, 404}
+    assert len(database.push_tokens()) <= 1

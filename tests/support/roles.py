@@ -1,0 +1,65 @@
+"""The roles of deploy/postgresql/roles.sql, under names of a test run's own."""
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from app.config import ROOT
+from app.database import embedded
+from tests.support.factories import uri
+
+KINDS = ("owner", "app", "report")
+
+
+def psql(url: str, script: str, *arguments: str) -> None:
+    """Apply a script; stop at the first error."""
+    command = [str(embedded.binaries() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *arguments]
+    command.append(url)
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    assert not done.stderr, done.stderr
+    assert not done.returncode
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The three roles of a database."""
+
+    database: str
+    names: dict[str, str]
+    password: str
+
+    @classmethod
+    @contextmanager
+    def on(cls, database: str) -> Iterator["Roles"]:
+        """Make the roles on an empty database, and drop them at the end."""
+        suffix = secrets.token_hex(6)
+        roles = cls(database, {kind: f"test_{kind}_{suffix}" for kind in KINDS}, suffix)
+        roles.grant()
+        roles._execute("ALTER ROLE {} PASSWORD {}")
+        try:
+            yield roles
+        finally:
+            roles._execute("REASSIGN OWNED BY {} TO CURRENT_USER")
+            roles._execute("DROP OWNED BY {}")
+            roles._execute("DROP ROLE {}")
+
+    def _execute(self, statement: str) -> None:
+        """Execute a statement for each role, over a connection that no test can have ended."""
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            for name in self.names.values():
+                values = (sql.Identifier(name), self.password)
+                connection.execute(sql.SQL(statement).format(*values))
+
+    def grant(self) -> None:
+        """Run roles.sql."""
+        names = [part for kind, name in self.names.items() for part in ("-v", f"{kind}={name}")]
+        psql(self.database, (ROOT / "deploy" / "postgresql" / "roles.sql").read_text(), *names)
+
+    def url(self, kind: str) -> str:
+        """Return the URI by which a role uses the database."""
+        return uri(self.database, user=self.names[kind], password=self.password)

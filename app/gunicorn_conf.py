@@ -1,16 +1,18 @@
 """How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
-import gc
-import logging.config
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.config import ROOT, Settings, export_setting
 from app.database import embedded
+from app.server.worker import ENDING
 
 settings = Settings.from_env()
 
@@ -19,8 +21,7 @@ bind = f"127.0.0.1:{settings.port}"
 # connections: 3,800, 5,600, 4,400 and 4,800 registrations/s, p99 31, 24, 33 and 32 ms. More of
 # them write smaller groups (group_commit.py), and each takes 61 MiB.
 workers = settings.web_concurrency
-worker_class = "app.server.worker.JsonGeventWorker"
-worker_connections = 1000  # a worker; more wait in the socket's queue
+worker_class = "app.server.worker.EventLoopWorker"
 # A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL
 # does not count: every wait lets the loop go on, and a frozen database kills no worker.
 timeout = 30
@@ -37,13 +38,6 @@ keepalive = 5
 # (tests/faults).
 max_requests = 10_000_000
 max_requests_jitter = 2_000_000
-# A push token of 2,048 bytes in the query of a DELETE, percent-encoded, and its path.
-limit_request_line = 8190
-# No view asks for the client's address or scheme, so no header may say them, whoever the peer is;
-# and gunicorn need not look each peer up, which is 4 % of a worker's CPU under load.
-forwarded_allow_ips = "*"
-forwarder_headers = ""
-secure_scheme_headers: dict[str, str] = {}
 loglevel = settings.log_level
 logger_class = "app.server.logger.GunicornLogger"
 # Its default is one path for all instances of a user.
@@ -54,8 +48,9 @@ def on_starting(server: Any) -> None:
     """Try the settings once before any worker does, and start the embedded PostgreSQL.
 
     A worker that cannot start is started again for ever. The trial is another process because
-    this one must not load psycopg (see app/__init__.py).
+    what this one imports stays as it is when HUP brings new code.
     """
+    server.spawn_worker = partial(_spawn, server.spawn_worker)
     if code := _try_to_start():
         sys.exit(code)
     if not settings.database_url:
@@ -66,6 +61,18 @@ def on_starting(server: Any) -> None:
     else:  # what workers that were killed with their master last had
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)
+
+
+def _spawn(spawn_worker: Callable[[], Any]) -> Any:
+    """Fork a worker with the signals that end it blocked, until it can handle them itself.
+
+    The master's handlers, which the child has until then, would only note a TERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        return spawn_worker()
+    finally:  # in the master; a worker exits in there
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _try_to_start() -> int:
@@ -103,34 +110,3 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Have the worker import the service anew: HUP is an upgrade of all its modules.
-
-    The master has imported some for this configuration, as they were when it started. What it
-    runs itself stays as old until it is started again: these settings, and the worker's class.
-    """
-    for name in [name for name in sys.modules if name.startswith("app.")]:
-        if name not in ("app.gunicorn_conf", worker.__class__.__module__):
-            del sys.modules[name]
-
-
-def post_worker_init(worker: Any) -> None:
-    """Take what the worker has loaded out of the garbage collector's rounds.
-
-    And make settings plain attributes: gunicorn looks 23 of them up for each request, by a
-    function of its own, which is 14 µs of the 280 that a registration costs a worker.
-    """
-    vars(worker.cfg).update({name: one.get() for name, one in worker.cfg.settings.items()})
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """Have `logging` forget its handlers while all is there that this needs.
-
-    Else they go with the modules, after gevent's, and Python tells that in traces on stderr.
-    """
-    logging.config.dictConfig({"version": 1})

@@ -66,22 +66,18 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
     if pooled and batch:
         problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
         raise ConfigError("DATABASE_POOLER", problem)
-    limits = {
-        "synchronous_commit": "on",  # what is answered with 200 survives a crash
-        "lock_timeout": f"{int(settings.database_lock_timeout * 1000)}ms",
-        "statement_timeout": f"{int(settings.database_statement_timeout * 1000)}ms",
-    }
-    if batch:
-        limits = {"synchronous_commit": "on"}
-    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
-    set_all = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
 
-    def connect(**kwargs: Any) -> Connection:
+    def connect(lock_timeout: float = settings.database_lock_timeout, **kwargs: Any) -> Connection:
+        limits = {"synchronous_commit": "on"}  # what is answered with 200 survives a crash
+        if not batch:
+            limits["lock_timeout"] = _milliseconds(lock_timeout)
+            limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
         conninfo = settings.database_url or embedded.server.acquire()
         named = conninfo_to_dict(conninfo)
         if pooled:
             kwargs["prepare_threshold"] = None
         else:
+            options = " ".join(f"-c {name}={value}" for name, value in limits.items())
             kwargs["options"] = f"{options} {named.get('options', '')}".strip()
         connection = Connection.connect(
             conninfo,
@@ -92,10 +88,15 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
         if not batch:
             connection.patience = settings.database_statement_timeout + SILENCE_TIMEOUT
         if pooled:
-            connection.limits = f"SELECT {set_all}"
+            set_all = (f"set_config('{name}', '{value}', true)" for name, value in limits.items())
+            connection.limits = f"SELECT {', '.join(set_all)}"
         return connection
 
     return connect
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"
 
 
 def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -> None:

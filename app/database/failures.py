@@ -13,6 +13,10 @@ class UnavailableError(Exception):
     """The service cannot do it now, through no fault of the caller's; the text says why."""
 
 
+class LostRaceError(Exception):
+    """A statement came second and did nothing; tried again it does what was asked."""
+
+
 def original(error: BaseException) -> BaseException:
     """Return the driver's error within one of SQLAlchemy's, any other error as it is."""
     return (error.orig or error) if isinstance(error, DBAPIError) else error

@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from app import metrics
-from app.database.failures import RETRYABLE
+from app.database.failures import RETRYABLE, LostRaceError, original
 from app.models import db
 
 T = TypeVar("T")
@@ -27,14 +27,15 @@ def retrying(verb: Callable[[], T], seconds: float) -> T:
     while True:
         try:
             return verb()
-        except DBAPIError as error:
-            metrics.count_database_error(error.orig or error)
+        except (DBAPIError, LostRaceError) as error:
+            cause = original(error)
+            metrics.count_database_error(cause)
             db.session.rollback()
-            if isinstance(error.orig, RETRYABLE):
+            if isinstance(cause, (*RETRYABLE, LostRaceError)):
                 if time.monotonic() >= deadline:
                     raise psycopg.OperationalError("lost every race until the deadline") from error
                 time.sleep(jitter())
-            elif error.connection_invalidated and spare:
+            elif isinstance(error, DBAPIError) and error.connection_invalidated and spare:
                 spare -= 1
             else:
                 raise

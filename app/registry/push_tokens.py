@@ -16,8 +16,11 @@ from sqlalchemy import (
     select,
 )
 
+from app.database.failures import LostRaceError
 from app.limits import PRODUCTION, normalize_apns_token
 from app.models import PushToken, UserSession, db, is_live
+from app.registry import registration
+from app.registry.registration import RACED, Registered, Registration
 
 EXAMINED = 1000  # rows that one page of the list looks at
 
@@ -35,6 +38,25 @@ VIEW = [
     PushToken.updated_at,
     ENVIRONMENT,
 ]
+
+
+def register(asked: Registration) -> Registered | None:
+    """Store a registration and return it, None without a valid session.
+
+    Raises LostRaceError where another registration of the same instant was first.
+    """
+    connection = db.session.connection()
+    steps = registration.register([asked])
+    statement, parameters = next(steps)
+    while True:
+        rows = connection.exec_driver_sql(statement, parameters).all()
+        try:
+            statement, parameters = steps.send(rows)
+        except StopIteration as end:
+            (outcome,) = end.value
+            if outcome is RACED:
+                raise LostRaceError from None
+            return outcome  # type: ignore[no-any-return]
 
 
 def of_user(user_id: str) -> Sequence[RowMapping]:

@@ -1,30 +1,13 @@
-"""The statement of the hot path, for one and for many, compiled once from the models."""
+"""The statement that registers push tokens, for one and for many."""
 
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    BindParameter,
-    ColumnElement,
-    LargeBinary,
-    ScalarSelect,
-    Text,
-    any_,
-    bindparam,
-    collate,
-    func,
-    inspect,
-    literal_column,
-    select,
-)
-from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.dialects.postgresql.psycopg import dialect
-from sqlalchemy.orm import aliased
+import orjson
 
+from app.identifiers import fresh_id
 from app.limits import PRODUCTION
-from app.models import PushToken, UserSession, is_valid_session
 
 
 class Registration(NamedTuple):
@@ -36,140 +19,152 @@ class Registration(NamedTuple):
     token: str
     type: str
     environment: str = PRODUCTION
+    device_id: str | None = None
+    max_age: int | None = None
 
 
-class Registrar(Protocol):
-    """What stores registrations of one process, committed."""
+class Registered(NamedTuple):
+    """A registration that is stored, and what it was to the one before."""
 
-    @property
-    def max_age(self) -> int | None:
-        """The seconds of `models.is_valid_session`."""
-
-    def register(self, registration: Registration) -> Mapping[Any, Any] | None:
-        """Store a registration durably and return its row, or None without a valid session."""
-
-    def close(self) -> None:
-        """Close the connection."""
+    row: Mapping[str, Any]
+    outcome: str
 
 
-# The statement's parameters.
-COLUMNS = {
-    "token_hash": LargeBinary,
-    "user_id": Text,
-    "app_name": Text,
-    "token": Text,
-    "type": Text,
-    "environment": Text,
-    "id": Text,
-}
+class Raced(Enum):
+    """A registration that lost a race and is to be tried again alone."""
+
+    RACED = "raced"
 
 
-def _user_before() -> ScalarSelect[str]:
-    """Ask whose the row was, null for a new one: the statement's snapshot is from before it.
-
-    Only metrics want it, and it costs PostgreSQL 5 % of a registration.
-    """
-    before = aliased(PushToken, name="before")
-    written = literal_column(str(inspect(PushToken).c.id), Text)  # the row that is returned
-    return select(before.user_id).where(before.id == written).scalar_subquery()
-
-
-def _upsert(asked: Any, is_named: ColumnElement[bool], max_age: int | None) -> str:
-    """Build the statement that writes what was asked with live sessions, which `is_named` finds.
-
-    By the hash alone: so the only way to the sessions is their primary key, whatever was in the
-    table when PostgreSQL planned. Whose a session is, is checked afterwards.
-    """
-    signed_in = (
-        select(UserSession.token_hash, UserSession.user_id)
-        .where(is_named, is_valid_session(max_age))
-        .order_by(UserSession.token_hash)
-        # A logout waits for us, or we find its session gone: never an orphan, never an error.
-        .with_for_update(read=True, key_share=True)
-        .cte("signed_in")
-    ).c
-    values = {
-        PushToken.id: asked.id,
-        PushToken.app_name: asked.app_name,
-        PushToken.token: asked.token,
-        PushToken.type: asked.type,
-        PushToken.environment: asked.environment,
-        PushToken.user_id: signed_in.user_id,
-        PushToken.session_hash: signed_in.token_hash,
-        PushToken.created_at: func.now(),
-        PushToken.updated_at: func.now(),
-    }
-    rows = (
-        select(*values.values())
-        .where(signed_in.token_hash == asked.token_hash, signed_in.user_id == asked.user_id)
-        .order_by(collate(asked.app_name, "C"), collate(asked.token, "C"))
-    )
-    row = upsert(PushToken).from_select(list(values), rows)
-    changed = ("type", "environment", "user_id", "session_hash", "updated_at")
-    statement = row.on_conflict_do_update(
-        index_elements=[PushToken.app_name, PushToken.token],
-        set_={name: row.excluded[name] for name in changed},
-    ).returning(
-        PushToken.app_name,
-        PushToken.token,
-        PushToken.id,
-        PushToken.enabled,
-        PushToken.created_at,
-        PushToken.updated_at,
-        _user_before(),
-    )
-    return str(statement.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
-
-
-def _register_one(max_age: int | None) -> str:
-    """Build the statement for a lone registration, each parameter a value."""
-    values: dict[str, BindParameter[Any]] = {
-        name: bindparam(name, type_=kind) for name, kind in COLUMNS.items()
-    }
-    asked = SimpleNamespace(**values)
-    return _upsert(asked, UserSession.token_hash == asked.token_hash, max_age)
-
-
-def _register_many(max_age: int | None) -> str:
-    """Build the statement for a group, each parameter an array; no push token comes twice."""
-    arrays: list[BindParameter[Any]] = [
-        bindparam(name, type_=ARRAY(kind)) for name, kind in COLUMNS.items()
-    ]
-    asked = func.unnest(*arrays).table_valued(*COLUMNS).render_derived(name="asked").c
-    return _upsert(asked, UserSession.token_hash == any_(arrays[0]), max_age)
-
-
-# Both return (app_name, token, id, enabled, created_at, updated_at, user before) of what has a
-# live session.
-# A lone registration would wait a fifth longer for the statement that is made for many.
-REGISTER_ONE = _register_one(None)
-REGISTER_MANY = _register_many(None)
-LOCAL = (REGISTER_ONE, REGISTER_MANY)
-
-
-def confirmed_within(seconds: int) -> tuple[str, str]:
-    """Build both for sessions that the identity provider confirmed max_age so many seconds."""
-    return _register_one(seconds), _register_many(seconds)
-
-
-def register(
-    rows: Sequence[tuple[Any, ...]], statements: tuple[str, str] = LOCAL
-) -> tuple[str, dict[str, Any]]:
-    """Give the statement and its parameters for registrations, in the order of COLUMNS."""
-    one, many = statements
-    if len(rows) == 1:
-        return one, dict(zip(COLUMNS, rows[0], strict=True))
-    columns = map(list, zip(*rows, strict=True))
-    return many, dict(zip(COLUMNS, columns, strict=True))
-
-
-# The statements have one good plan, through the indexes, for one row and for a hundred. Left to
-# itself PostgreSQL plans again for each lone registration (0.27 of 0.82 ms), and a plan made
-# while the tables were empty would read them whole, or compare every row with every other.
-# Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
-PLAN = (
+RACED: Final = Raced.RACED
+Rows = Sequence[Sequence[Any]]
+SESSION_SETTINGS = (
     "SET jit = off",
     "SET plan_cache_mode = force_generic_plan",
     "SET enable_seqscan = off",
     "SET enable_nestloop = off",
 )
+
+ASKED = """
+asked AS MATERIALIZED (
+    SELECT place, decode(hash, 'hex') AS token_hash, user_id COLLATE "C" AS user_id,
+        app_name COLLATE "C" AS app_name, token COLLATE "C" AS token, type, environment, id,
+        max_age
+    FROM json_to_recordset(%(asked)s::json) AS j (
+        place int, hash text, user_id text, app_name text, token text, type text,
+        environment text, id text, max_age int
+    )
+)"""
+
+STATEMENT = f"""
+WITH {ASKED}, signed_in AS MATERIALIZED (
+    SELECT token_hash, user_id, verified_at FROM user_sessions
+    WHERE token_hash = ANY (ARRAY(SELECT token_hash FROM asked))
+    AND can_sign_in AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY token_hash FOR KEY SHARE
+), written AS (
+    INSERT INTO push_tokens (id, app_name, token, type, environment, user_id, session_hash,
+        created_at, updated_at)
+    SELECT id, app_name, token, type, environment, a.user_id, a.token_hash, now(), now()
+    FROM asked a JOIN signed_in s ON s.token_hash = a.token_hash AND s.user_id = a.user_id
+    AND (a.max_age IS NULL OR s.verified_at IS NULL
+        OR s.verified_at > now() - a.max_age * interval '1 second')
+    ORDER BY app_name, token
+    ON CONFLICT (app_name, token) DO UPDATE SET type = excluded.type,
+        environment = excluded.environment, user_id = excluded.user_id,
+        session_hash = excluded.session_hash, updated_at = excluded.updated_at
+    RETURNING app_name, token, id, enabled, created_at, updated_at
+)
+SELECT a.place, w.id, w.enabled, w.created_at, w.updated_at,
+    (SELECT p.user_id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
+FROM written w JOIN asked a ON a.app_name = w.app_name AND a.token = w.token
+"""
+
+FIND_HELD = f"""
+WITH {ASKED}, free AS MATERIALIZED (
+    SELECT token_hash FROM user_sessions
+    WHERE token_hash = ANY (ARRAY(SELECT token_hash FROM asked))
+    FOR KEY SHARE SKIP LOCKED
+), free_rows AS MATERIALIZED (
+    SELECT id FROM push_tokens WHERE id = ANY (ARRAY(
+        SELECT (SELECT p.id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
+        FROM asked a))
+    FOR UPDATE SKIP LOCKED
+)
+SELECT place FROM asked a
+WHERE (EXISTS (SELECT 1 FROM user_sessions s WHERE s.token_hash = a.token_hash)
+    AND a.token_hash NOT IN (SELECT token_hash FROM free))
+OR (SELECT p.id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
+    NOT IN (SELECT id FROM free_rows)
+"""
+
+
+def rounds(asked: Sequence[Registration]) -> list[list[int]]:
+    """Split registrations so that no round has a push token twice; their order stays."""
+    split: list[list[int]] = []
+    seen: list[set[Any]] = []
+    for place, one in enumerate(asked):
+        key = one.app_name, one.token
+        for members, keys in zip(split, seen, strict=True):
+            if key not in keys:
+                members.append(place)
+                keys.add(key)
+                break
+        else:
+            split.append([place])
+            seen.append({key})
+    return split
+
+
+def _parameter(asked: Sequence[Registration]) -> dict[str, Any]:
+    return {
+        "asked": orjson.dumps(
+            [
+                {
+                    "place": place,
+                    "hash": one.token_hash.hex(),
+                    "user_id": one.user_id,
+                    "app_name": one.app_name,
+                    "token": one.token,
+                    "type": one.type,
+                    "environment": one.environment,
+                    "id": fresh_id(),
+                    "max_age": one.max_age,
+                }
+                for place, one in enumerate(asked)
+            ]
+        ).decode()
+    }
+
+
+def register(
+    asked: Sequence[Registration],
+) -> Generator[tuple[str, dict[str, Any]], Rows, list["Registered | None | Raced"]]:
+    """Store one round."""
+    rows = yield STATEMENT, _parameter(asked)
+    results: list[Registered | Raced | None] = [None] * len(asked)
+    for place, id_, enabled, created_at, updated_at, before in rows:
+        one = asked[place]
+        outcome = (
+            "created" if before is None else "moved" if before != one.user_id else "refreshed"
+        )
+        row = {
+            "id": id_,
+            "app_name": one.app_name,
+            "token": one.token,
+            "type": one.type,
+            "user_id": one.user_id,
+            "enabled": enabled,
+            "created_at": created_at,
+            "updated_at": updated_at,
+        }
+        results[place] = Registered(row, outcome)
+    return results
+
+
+def find_held(
+    asked: Sequence[Registration],
+) -> Generator[tuple[str, dict[str, Any]], Rows, set[int]]:
+    """Return the places of the registrations whose session or row another transaction holds."""
+    rows = yield FIND_HELD, _parameter(asked)
+    return {row[0] for row in rows}

@@ -13,7 +13,6 @@ from app.api.bodies import body_fields, query_fields
 from app.models import UserSession
 from app.registry import push_tokens, sessions
 from app.registry.registration import Registration
-from app.registry.rotation import register_device
 
 bp = Blueprint("client", __name__, url_prefix="/api/v1")
 bp.before_request(require_session)
@@ -33,28 +32,18 @@ def register_push_token() -> Answer:
     except ValidationError:
         require_session()  # a 401 hides every 400
         raise
-    device_id = fields.pop("device_id")
     asked = Registration(*g.credentials, **fields)
-    row = with_valid_session(lambda max_age: _register(asked, device_id, max_age))
+    row = with_valid_session(lambda max_age: _register(asked, max_age))
     return {"result": schemas.dump_push_token(row), "success": True}
 
 
-def _register(
-    asked: Registration, device_id: str | None, max_age: int | None
-) -> Mapping[Any, Any] | None:
+def _register(asked: Registration, max_age: int | None) -> Mapping[Any, Any] | None:
     """Register with a valid session (`models.is_valid_session`); None where there is none."""
     shared = services.current()
-    if device_id is None:
-        registrar = shared.registrar
-        if max_age != registrar.max_age and shared.grace_registrar:
-            registrar = shared.grace_registrar
-        return registrar.register(asked)
-    registered = shared.committed(lambda: register_device(asked, device_id, max_age))
-    if registered is None:
-        return None
-    row, user_before = registered
-    metrics.count_registrations([metrics.outcome(asked.user_id, user_before)])
-    return row
+    registrar = shared.registrar
+    if max_age != registrar.max_age and shared.grace_registrar:
+        registrar = shared.grace_registrar
+    return registrar.register(asked)
 
 
 @bp.get("/push.token")

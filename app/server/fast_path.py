@@ -81,7 +81,7 @@ def register(registrar: Registrar, environ: "WSGIEnvironment") -> tuple[str, byt
 
 
 def _fields(environ: "WSGIEnvironment", length: int) -> dict[str, Any] | None:
-    """Return the validated fields, None if they are not valid or name a device."""
+    """Return the validated fields, None if they are not valid."""
     try:
         body = environ["wsgi.input"].read(length)
     except OSError:
@@ -93,4 +93,4 @@ def _fields(environ: "WSGIEnvironment", length: int) -> dict[str, Any] | None:
         fields: dict[str, Any] = schemas.register_push_token.load(orjson.loads(body))
     except (orjson.JSONDecodeError, ValidationError):
         return None
-    return None if fields.pop("device_id") else fields
+    return fields

@@ -27,7 +27,7 @@ from app.database.failures import (
     may_be_one_rows_fault,
 )
 from app.identity.confirmation import Confirmation
-from app.registry.registration import LOCAL, Registration, confirmed_within
+from app.registry.registration import Raced, Registration, rounds
 from app.server.registration_writer import Writer
 from app.services import Services
 
@@ -58,11 +58,10 @@ class Registrar:
         """Take how to connect, a request's seconds, and those of `models.is_valid_session`."""
         self.patience = deadline
         self.max_age = max_age
-        statements = LOCAL if max_age is None else confirmed_within(max_age)
         self._mutex = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._writing = False
-        self._writer = Writer(connect, statements)
+        self._writer = Writer(connect)
 
     def register(self, registration: Registration) -> Mapping[Any, Any] | None:
         """Store a registration durably and return its row, or None without a live session.
@@ -70,6 +69,7 @@ class Registrar:
         Raises UnavailableError when too many wait already or the deadline has passed, and what
         psycopg raises when the database cannot.
         """
+        registration = registration._replace(max_age=self.max_age)
         waiter = _Waiter(registration, time.monotonic() + self.patience)
         with self._mutex:
             if len(self._waiting) >= MAX_WAITING:
@@ -135,29 +135,32 @@ class Registrar:
 
     def _write(self, group: Sequence[_Waiter]) -> None:
         """Give every waiter its row or its error."""
-        for together in _rounds(group):
-            self._write_together(together)
+        for places in rounds([waiter.registration for waiter in group]):
+            self._write_together([group[place] for place in places])
             if not self._writer.is_connected:  # nor is there a connection for whoever is left
                 return
 
     def _write_together(self, group: Sequence[_Waiter]) -> None:
+        asked = [one.registration for one in group]
         try:
-            rows = self._writer.write([one.registration for one in group], group[0].deadline)
+            outcomes = self._writer.write(asked, group[0].deadline)
         except Exception as error:
             if len(group) == 1 or not (self._writer.is_connected and may_be_one_rows_fault(error)):
                 for waiter in group:
                     waiter.error = _own(error)
             else:
                 self._write_one_by_one(group)
-        else:
-            for waiter in group:
-                waiter.row = _view(waiter.registration, rows.get(_key(waiter)))
-                waiter.error = None
-            metrics.count_registrations(
-                metrics.outcome(waiter.registration.user_id, rows[key][-1])
-                for waiter in group
-                if (key := _key(waiter)) in rows
-            )
+            return
+        raced = []
+        for waiter, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Raced):
+                waiter.error = UnavailableError("lost every race until the deadline")
+                raced.append(waiter)
+                continue
+            waiter.row, waiter.error = outcome and outcome.row, None
+            if outcome:
+                metrics.count_registrations([outcome.outcome])
+        self._write_one_by_one(raced)
 
     def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
         """Write a group that failed as one, as long as there is a connection and time."""
@@ -170,44 +173,6 @@ def _own(error: Exception) -> Exception:
     """Give one of several waiters an exception that it alone raises."""
     unavailable = isinstance(error, RETRYABLE) or is_unavailable(error)
     return UnavailableError(describe(error)) if unavailable else error
-
-
-def _key(waiter: _Waiter) -> tuple[str, str]:
-    """Name the row that a registration is about."""
-    return waiter.registration.app_name, waiter.registration.token
-
-
-def _rounds(group: Sequence[_Waiter]) -> list[list[_Waiter]]:
-    """Split a group so that no statement has a push token twice; their order stays.
-
-    One round nearly always. A second one answers who came second as if they had come alone,
-    and costs a statement instead of a look for the last one in each of all the others.
-    """
-    rounds: list[dict[tuple[str, str], _Waiter]] = []
-    for waiter in group:
-        key = _key(waiter)
-        free = next((one for one in rounds if key not in one), None)
-        if free is None:
-            rounds.append(free := {})
-        free[key] = waiter
-    return [list(one.values()) for one in rounds]
-
-
-def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] | None:
-    """Join what the database decided with what was asked, as it would read alone."""
-    if row is None:
-        return None
-    _, _, id_, enabled, created_at, updated_at, _ = row
-    return {
-        "id": id_,
-        "app_name": asked.app_name,
-        "token": asked.token,
-        "type": asked.type,
-        "user_id": asked.user_id,
-        "enabled": enabled,
-        "created_at": created_at,
-        "updated_at": updated_at,
-    }
 
 
 def services_of(settings: Settings, connect: Callable[..., Connection]) -> Services:

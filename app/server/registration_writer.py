@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import psycopg
@@ -10,16 +10,20 @@ import psycopg
 from app import metrics
 from app.database.connections import Connection
 from app.database.failures import RETRYABLE, is_broken, is_end
-from app.identifiers import fresh_id
-from app.registry.registration import LOCAL, PLAN, register
+from app.registry.registration import (
+    SESSION_SETTINGS,
+    Raced,
+    Registered,
+    Registration,
+    register,
+)
 
 
 class Writer:
     """A connection in autocommit, opened when it is needed."""
 
-    def __init__(self, connect: Callable[..., Connection], statements: tuple[str, str] = LOCAL):
+    def __init__(self, connect: Callable[..., Connection]):
         self._connect = connect
-        self._statements = statements
         self._connection: Connection | None = None
 
     @property
@@ -33,19 +37,19 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def write(self, asked: Sequence[tuple[Any, ...]], deadline: float) -> dict[Any, Sequence[Any]]:
-        """Store registrations; return the rows by (app_name, token), only of who is signed in.
+    def write(
+        self, asked: Sequence[Registration], deadline: float
+    ) -> list[Registered | Raced | None]:
+        """Store one round of registrations; return what became of each, in order.
 
         A connection found dead is replaced once, as registering twice is registering. Deadlocks
-        and unique violations are tried again. Both end at the deadline (of time.monotonic());
-        then what psycopg raised is raised.
+        and lost races are tried again. Both end at the deadline (of time.monotonic()); then what
+        psycopg raised is raised.
         """
         spare = 1
         while True:
-            rows = [(*one, fresh_id()) for one in asked]
-            statement, parameters = register(rows, self._statements)
             try:
-                written = self._connected().fetch(statement, parameters)
+                return self._run(register(asked))
             except psycopg.Error as error:
                 metrics.count_database_error(error)
                 too_late = time.monotonic() >= deadline
@@ -62,8 +66,17 @@ class Writer:
                 # Killed in the middle of it: nobody knows what the connection is about to say.
                 self.close()
                 raise
-            else:
-                return {row[:2]: row for row in written}
+
+    def _run(self, steps: Generator[Any, Any, list[Any]]) -> list[Registered | Raced | None]:
+        """Execute what a generator of statements wants, and return its result."""
+        rows: Sequence[Any] | None = None
+        while True:
+            try:
+                statement, parameters = steps.send(rows)
+            except StopIteration as end:
+                result: list[Registered | Raced | None] = end.value
+                return result
+            rows = self._connected().fetch(statement, parameters)
 
     def _is_lost(self, error: psycopg.Error) -> bool:
         """Tell whether the connection that failed is gone, or about to go.
@@ -77,6 +90,6 @@ class Writer:
         if self._connection is None:
             self._connection = self._connect(autocommit=True, prepare_threshold=0)
             # Behind a pooler nothing is prepared: a plan is made for each statement, and fits it.
-            for setting in () if self._connection.limits else PLAN:
+            for setting in () if self._connection.limits else SESSION_SETTINGS:
                 self._connection.execute(setting, prepare=False)
         return self._connection

@@ -40,7 +40,8 @@ REQUESTS = Histogram(
 )
 REGISTRATIONS = Counter(
     "push_registry_registrations",
-    "Push tokens registered: created, refreshed, or moved to another user.",
+    "Push tokens registered: created, refreshed, moved to another user, or rotated: in place of"
+    " the device's former one.",
     ["outcome"],
 )
 REMOVED = Counter(
@@ -49,7 +50,7 @@ REMOVED = Counter(
     " or by what a push provider said (feedback).",
     ["cause"],
 )
-OUTCOMES = ("created", "refreshed", "moved")
+OUTCOMES = ("created", "refreshed", "moved", "rotated")
 CAUSES = ("deleted", "logout", "revoked", "feedback")
 ROCKETCHAT_CHECKS = Histogram(
     "push_registry_rocketchat_check_duration_seconds",
@@ -82,13 +83,6 @@ DATABASE_ERRORS = Counter(
     "Errors of PostgreSQL or of the way there, those that a retry cured included.",
     ["error"],
 )
-
-
-def outcome(user_id: str, before: str | None) -> str:
-    """Name what a registration did, from its user and whose the row was before."""
-    if before is None:
-        return "created"
-    return "refreshed" if before == user_id else "moved"
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:

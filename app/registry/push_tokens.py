@@ -26,6 +26,8 @@ EXAMINED = 1000  # rows that one page of the list looks at
 
 # Rows from before revision 0004 have none until they are backfilled.
 ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
+# Likewise before revision 0008, whose rows' ids were the devices' names.
+DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
 
 VIEW = [
     PushToken.id,
@@ -37,6 +39,7 @@ VIEW = [
     PushToken.created_at,
     PushToken.updated_at,
     ENVIRONMENT,
+    DEVICE_ID,
 ]
 
 
@@ -79,7 +82,7 @@ def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
 
 
 def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping]:
-    """Return the enabled registrations of users in live sessions, by user and id.
+    """Return the enabled registrations of users in live sessions, by user, device and app.
 
     `wanted` narrows them, by the names in NARROWING.
     """
@@ -90,7 +93,7 @@ def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping]:
         .where(PushToken.user_id == any_(users), PushToken.enabled, is_live())
         .where(*_filters(wanted))
     )
-    ordered = theirs.order_by(PushToken.user_id, PushToken.id)
+    ordered = theirs.order_by(PushToken.user_id, DEVICE_ID, PushToken.app_name, PushToken.id)
     return db.session.execute(ordered).mappings().all()
 
 

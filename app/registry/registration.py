@@ -1,17 +1,40 @@
-"""The statement that registers push tokens, for one and for many."""
+"""The hot path: registering push tokens, one or a hundred at once.
 
-from collections.abc import Generator, Mapping, Sequence
-from enum import Enum
+Nothing here talks to the database. `register` is a generator: it yields statements, whoever drives
+it executes each one, in autocommit or all in one transaction, and sends the rows back.
+
+Nearly every registration renews a row that stays as it is, so the first statement only does that.
+Whatever it did not find is new, moves or rotates, and goes on to the second one: it locks all rows
+at stake, deletes them, and inserts what takes their place. No unique key is ever violated: a row
+that somebody else inserted at that very moment is left alone, and the member is to be tried again.
+"""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from app.identifiers import fresh_id
 from app.limits import PRODUCTION
+from app.registry.registration_sql import REFRESH, REPLACE, SESSION_SETTINGS
+
+__all__ = [
+    "RACED",
+    "SESSION_SETTINGS",
+    "Raced",
+    "Registered",
+    "Registration",
+    "register",
+    "rounds",
+]
 
 
 class Registration(NamedTuple):
-    """What an app asks for, validated; the credentials are not checked yet."""
+    """What an app asks for, validated; the credentials are not checked yet.
+
+    `device_id` is the app's own name of the device. `max_age` is that of
+    `models.is_valid_session`.
+    """
 
     token_hash: bytes
     user_id: str
@@ -24,132 +47,99 @@ class Registration(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A registration that is stored, and what it was to the one before."""
+    """The row as it is now, and what became of it: one of `metrics.OUTCOMES`."""
 
     row: Mapping[str, Any]
     outcome: str
 
 
-class Raced(Enum):
-    """A registration that lost a race and is to be tried again alone."""
-
-    RACED = "raced"
+class Raced:
+    """Stands for a registration that lost a race: it is to be tried again, alone."""
 
 
-RACED: Final = Raced.RACED
+RACED: Final = Raced()
+
+
+Statement = tuple[str, dict[str, Any]]
 Rows = Sequence[Sequence[Any]]
-SESSION_SETTINGS = (
-    "SET jit = off",
-    "SET plan_cache_mode = force_generic_plan",
-    "SET enable_seqscan = off",
-    "SET enable_nestloop = off",
-)
-
-ASKED = """
-asked AS MATERIALIZED (
-    SELECT place, decode(hash, 'hex') AS token_hash, user_id COLLATE "C" AS user_id,
-        app_name COLLATE "C" AS app_name, token COLLATE "C" AS token, type, environment, id,
-        max_age
-    FROM json_to_recordset(%(asked)s::json) AS j (
-        place int, hash text, user_id text, app_name text, token text, type text,
-        environment text, id text, max_age int
-    )
-)"""
-
-STATEMENT = f"""
-WITH {ASKED}, signed_in AS MATERIALIZED (
-    SELECT token_hash, user_id, verified_at FROM user_sessions
-    WHERE token_hash = ANY (ARRAY(SELECT token_hash FROM asked))
-    AND can_sign_in AND (expires_at IS NULL OR expires_at > now())
-    ORDER BY token_hash FOR KEY SHARE
-), written AS (
-    INSERT INTO push_tokens (id, app_name, token, type, environment, user_id, session_hash,
-        created_at, updated_at)
-    SELECT id, app_name, token, type, environment, a.user_id, a.token_hash, now(), now()
-    FROM asked a JOIN signed_in s ON s.token_hash = a.token_hash AND s.user_id = a.user_id
-    AND (a.max_age IS NULL OR s.verified_at IS NULL
-        OR s.verified_at > now() - a.max_age * interval '1 second')
-    ORDER BY app_name, token
-    ON CONFLICT (app_name, token) DO UPDATE SET type = excluded.type,
-        environment = excluded.environment, user_id = excluded.user_id,
-        session_hash = excluded.session_hash, updated_at = excluded.updated_at
-    RETURNING app_name, token, id, enabled, created_at, updated_at
-)
-SELECT a.place, w.id, w.enabled, w.created_at, w.updated_at,
-    (SELECT p.user_id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
-FROM written w JOIN asked a ON a.app_name = w.app_name AND a.token = w.token
-"""
-
-FIND_HELD = f"""
-WITH {ASKED}, free AS MATERIALIZED (
-    SELECT token_hash FROM user_sessions
-    WHERE token_hash = ANY (ARRAY(SELECT token_hash FROM asked))
-    FOR KEY SHARE SKIP LOCKED
-), free_rows AS MATERIALIZED (
-    SELECT id FROM push_tokens WHERE id = ANY (ARRAY(
-        SELECT (SELECT p.id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
-        FROM asked a))
-    FOR UPDATE SKIP LOCKED
-)
-SELECT place FROM asked a
-WHERE (EXISTS (SELECT 1 FROM user_sessions s WHERE s.token_hash = a.token_hash)
-    AND a.token_hash NOT IN (SELECT token_hash FROM free))
-OR (SELECT p.id FROM push_tokens p WHERE p.app_name = a.app_name AND p.token = a.token)
-    NOT IN (SELECT id FROM free_rows)
-"""
 
 
 def rounds(asked: Sequence[Registration]) -> list[list[int]]:
-    """Split registrations so that no round has a push token twice; their order stays."""
-    split: list[list[int]] = []
-    seen: list[set[Any]] = []
+    """Split registrations so that no round has a push token or a device twice.
+
+    Returns their places in `asked`, in order. One round nearly always; who comes second is
+    answered as if they had come alone.
+    """
+    places: list[list[int]] = []
+    taken: dict[tuple[str, ...], int] = {}  # by value or device: the first round without it
     for place, one in enumerate(asked):
-        key = one.app_name, one.token
-        for members, keys in zip(split, seen, strict=True):
-            if key not in keys:
-                members.append(place)
-                keys.add(key)
-                break
-        else:
-            split.append([place])
-            seen.append({key})
-    return split
-
-
-def _parameter(asked: Sequence[Registration]) -> dict[str, Any]:
-    return {
-        "asked": orjson.dumps(
-            [
-                {
-                    "place": place,
-                    "hash": one.token_hash.hex(),
-                    "user_id": one.user_id,
-                    "app_name": one.app_name,
-                    "token": one.token,
-                    "type": one.type,
-                    "environment": one.environment,
-                    "id": fresh_id(),
-                    "max_age": one.max_age,
-                }
-                for place, one in enumerate(asked)
-            ]
-        ).decode()
-    }
+        keys: list[tuple[str, ...]] = [(one.app_name, one.token)]
+        if one.device_id is not None:
+            keys.append((one.user_id, one.app_name, one.device_id))
+        number = max(taken.get(key, 0) for key in keys)
+        if number == len(places):
+            places.append([])
+        places[number].append(place)
+        taken.update(dict.fromkeys(keys, number + 1))
+    return places
 
 
 def register(
     asked: Sequence[Registration],
-) -> Generator[tuple[str, dict[str, Any]], Rows, list["Registered | None | Raced"]]:
-    """Store one round."""
-    rows = yield STATEMENT, _parameter(asked)
-    results: list[Registered | Raced | None] = [None] * len(asked)
-    for place, id_, enabled, created_at, updated_at, before in rows:
+) -> Generator[Statement, Rows, list[Registered | Raced | None]]:
+    """Register one round (see `rounds`); return what became of each, in order.
+
+    Yields statements with their parameters, and wants the rows of each sent back. None stands
+    for a registration without a valid session, RACED for one that lost a race.
+    """
+    outcomes: list[Registered | Raced | None] = [None] * len(asked)
+    rows = yield REFRESH, _parameters(asked, range(len(asked)))
+    others = _take(asked, rows, outcomes)
+    if others:
+        rows = yield REPLACE, _parameters(asked, others, fresh=True)
+        for place in others:
+            outcomes[place] = None
+        for place in _take(asked, rows, outcomes):
+            outcomes[place] = RACED
+    return outcomes
+
+
+def _parameters(
+    asked: Sequence[Registration], places: Iterable[int], *, fresh: bool = False
+) -> dict[str, Any]:
+    """Give the one parameter that both statements have."""
+    members = []
+    for place in places:
+        hash_, user_id, app_name, token, type_, environment, device_id, max_age = asked[place]
+        member = {
+            "place": place,
+            "hash": hash_.hex(),
+            "user_id": user_id,
+            "app_name": app_name,
+            "token": token,
+            "type": type_,
+            "environment": environment,
+            "device_id": device_id,
+            "max_age": max_age,
+        }
+        if fresh:
+            member["fresh_id"] = fresh_id()
+        members.append(member)
+    return {"asked": orjson.dumps(members).decode()}
+
+
+def _take(
+    asked: Sequence[Registration], rows: Rows, outcomes: list[Registered | Raced | None]
+) -> list[int]:
+    """Note the rows that were written; return the places of those that were not."""
+    others = []
+    for place, outcome, device_id, enabled, created_at, updated_at in rows:
+        if updated_at is None:
+            others.append(place)
+            continue
         one = asked[place]
-        outcome = (
-            "created" if before is None else "moved" if before != one.user_id else "refreshed"
-        )
         row = {
-            "id": id_,
+            "device_id": device_id,
             "app_name": one.app_name,
             "token": one.token,
             "type": one.type,
@@ -158,13 +148,5 @@ def register(
             "created_at": created_at,
             "updated_at": updated_at,
         }
-        results[place] = Registered(row, outcome)
-    return results
-
-
-def find_held(
-    asked: Sequence[Registration],
-) -> Generator[tuple[str, dict[str, Any]], Rows, set[int]]:
-    """Return the places of the registrations whose session or row another transaction holds."""
-    rows = yield FIND_HELD, _parameter(asked)
-    return {row[0] for row in rows}
+        outcomes[place] = Registered(row, outcome)
+    return sorted(others)

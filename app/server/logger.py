@@ -82,5 +82,9 @@ def config(level: str) -> dict[str, Any]:
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         # alembic names each of its plugins to every worker, uvicorn each step of its start.
-        "loggers": {"gunicorn.error": loud, "alembic": {"level": "WARNING"}, "uvicorn": {"level": "WARNING"}},
+        "loggers": {
+            "gunicorn.error": loud,
+            "alembic": {"level": "WARNING"},
+            "uvicorn": {"level": "WARNING"},
+        },
     }

@@ -11,6 +11,7 @@ from app.database.connections import Connection
 from app.database.exchange import Exchange
 from app.database.failures import is_end
 from app.registry import registration
+from app.registry.held import find_held
 from app.registry.registration import Registration
 
 
@@ -58,7 +59,7 @@ class Writer:
     async def find_held(self, asked: Sequence[Registration]) -> set[int]:
         """Return the places of the registrations whose rows another transaction has locked."""
         exchange = await self._connected()
-        return await exchange.run(registration.find_held(asked))
+        return await exchange.run(find_held(asked))
 
     def close(self) -> None:
         """Close the connection for good."""

@@ -1,15 +1,19 @@
 """How a body or a query becomes a mapping of fields."""
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, request, stream_with_context
 from flask.json.provider import JSONProvider
 from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+
+from app.api import errors
 
 MAX_BODY = 64 * 1024  # bytes, of every call that is not in the table
 _MIB = 1024 * 1024
@@ -143,6 +147,36 @@ def json_object(request: Request) -> dict[str, Any]:
 def query_fields(request: Request) -> dict[str, Any]:
     """Return the fields of the query string."""
     return _from_urlencoded(request.query_string)
+
+
+class CutShortError(Exception):
+    """An answer ended before its end; what happened is in the log."""
+
+
+def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
+    """Return a response of a long list under a name, written out while its parts are made.
+
+    So it is never whole in memory, and others get their turn between two parts. The first part is
+    made before the response starts: an error there is answered as usual. After an error in a later
+    one the connection is closed before the end of the body, which HTTP/1.1 tells its client.
+    """
+    rest = iter(parts)
+    first = next(rest, [])
+
+    def chunks() -> Iterator[bytes]:
+        comma = b""
+        yield b'{"%s":[' % name.encode()
+        try:
+            for part in chain([first], rest):
+                if part:
+                    yield comma + orjson.dumps(part)[1:-1]
+                    comma = b","
+        except Exception as error:
+            errors.log_exception(error)
+            raise CutShortError from None
+        yield b'],"success":true}'
+
+    return Response(stream_with_context(chunks()), mimetype="application/json")
 
 
 def init_app(app: Flask) -> None:

@@ -106,23 +106,35 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _handle_exception(error: Exception) -> Response:
-    """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, UnavailableError) or is_unavailable(error)
+
+
+def log_exception(error: Exception) -> None:
+    """Write down what happened, without the text of an error of the database.
+
+    That text repeats rows and parameters, push tokens and hashes among them; so may that of an
+    error that it led to.
+    """
     cause = original(error)
-    if isinstance(error, UnavailableError) or is_unavailable(error):
+    if _is_away(error):
         log.warning("unavailable: %s", describe(cause))
-        response = _answer(503, {"success": False, "error": TEXTS[503]})
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-        return response
-    if any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
-        # Its text repeats rows and parameters, push tokens and hashes among them; so may that of
-        # an error that it led to.
+    elif any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
         where = "".join(traceback.format_tb(error.__traceback__))
         sqlstate = getattr(cause, "sqlstate", None) or ""
         log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where)
     else:
         log.error("unexpected error", exc_info=error)
-    return _handle_http_exception(InternalServerError())
+
+
+def _handle_exception(error: Exception) -> Response:
+    """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+    log_exception(error)
+    if not _is_away(error):
+        return _handle_http_exception(InternalServerError())
+    response = _answer(503, {"success": False, "error": TEXTS[503]})
+    response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
 
 
 def init_app(app: Flask) -> None:

@@ -114,24 +114,31 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def of_exception(error: Exception, **extra: object) -> ApiError:
-    """Make a 503 when the database is away, else a 500; what happened goes to the log only.
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, UnavailableError) or is_unavailable(error)
 
-    `extra` are further fields of the line in the log.
+
+def log_exception(error: Exception, **extra: object) -> None:
+    """Write down what happened, without the text of an error of the database.
+
+    That text repeats rows and parameters, push tokens and hashes among them; so may that of an
+    error that it led to. `extra` are further fields of the line.
     """
     cause = original(error)
-    if isinstance(error, UnavailableError) or is_unavailable(error):
+    if _is_away(error):
         log.warning("unavailable: %s", describe(cause), extra=extra)
-        return unavailable()
-    if any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
-        # Its text repeats rows and parameters, push tokens and hashes among them; so may that of
-        # an error that it led to.
+    elif any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
         where = "".join(traceback.format_tb(error.__traceback__))
         sqlstate = getattr(cause, "sqlstate", None) or ""
         log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where, extra=extra)
     else:
         log.error("unexpected error", exc_info=error, extra=extra)
-    return refused(500)
+
+
+def of_exception(error: Exception, **extra: object) -> ApiError:
+    """Make a 503 when the database is away, else a 500; what happened goes to the log only."""
+    log_exception(error, **extra)
+    return unavailable() if _is_away(error) else refused(500)
 
 
 def init_app(app: Flask) -> None:

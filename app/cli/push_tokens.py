@@ -22,6 +22,7 @@ from app.database.revision import estimated_rows
 from app.limits import MAX_APP_NAME, is_text
 from app.models import db
 from app.registry import maintenance
+from app.registry.push_tokens import MAX_OF_USER
 from app.transfer import export
 from app.transfer.mongoexport import Entry, UnreadableError, entries
 from app.transfer.push_token_import import Importer
@@ -163,7 +164,7 @@ def export_push_tokens(app_name: str | None) -> None:
 @click.option(
     "--keep-per-user",
     type=click.IntRange(1),
-    default=1000,
+    default=MAX_OF_USER,
     show_default=True,
     metavar="N",
     help="Remove what a user has beyond the N latest seen registrations.",

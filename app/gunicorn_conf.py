@@ -1,4 +1,4 @@
-"""How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
+"""gunicorn's configuration: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
 import gc
 import logging.config
@@ -21,15 +21,15 @@ bind = f"127.0.0.1:{settings.port}"
 workers = settings.web_concurrency
 worker_class = "app.server.worker.JsonGeventWorker"
 worker_connections = 1000  # a worker; more wait in the socket's queue
-# A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL
-# does not count: every wait lets the loop go on, and a frozen database kills no worker.
+# A worker whose event loop does not run for so long is killed. Waiting for PostgreSQL does not
+# block the loop, so a frozen database kills no worker.
 timeout = 30
 # HUP, TERM and recycling let requests end. The longest takes REQUEST_DEADLINE (10 s) and a
 # statement (6 s) more. Tried by a HUP while 40 requests waited for a frozen database: at 5 s all
 # were cut off, at 10, 20 and 30 s all got their 503, the last after 11.9 s.
 graceful_timeout = 30
-# Longer than the 2 s for which nginx keeps a connection: who closes first must be the client, or
-# it sends a request into a closing connection.
+# Longer than the 2 s for which nginx keeps a connection: the client must be the one that closes
+# first, or it sends a request into a closing connection.
 keepalive = 5
 # Nothing is known to leak; this bounds what is not known. At 1,000 requests a second a worker
 # lasts three hours, and the jitter keeps workers from ending together. Not less: each that ended
@@ -39,8 +39,8 @@ max_requests = 10_000_000
 max_requests_jitter = 2_000_000
 # A push token of 2,048 bytes in the query of a DELETE, percent-encoded, and its path.
 limit_request_line = 8190
-# No view asks for the client's address or scheme, so no header may say them, whoever the peer is;
-# and gunicorn need not look each peer up, which is 4 % of a worker's CPU under load.
+# No view reads the client's address or scheme, so no header may set them. With "*" gunicorn does
+# not compare each peer's address, which is 4 % of a worker's CPU under load.
 forwarded_allow_ips = "*"
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
@@ -53,7 +53,7 @@ control_socket_disable = True
 def on_starting(server: Any) -> None:
     """Try the settings once before any worker does, and start the embedded PostgreSQL.
 
-    A worker that cannot start is started again for ever. The trial is another process because
+    gunicorn restarts a worker that cannot start, without end. The trial is another process because
     this one must not load psycopg (see app/__init__.py).
     """
     if code := _try_to_start():
@@ -63,7 +63,7 @@ def on_starting(server: Any) -> None:
     if not settings.prometheus_multiproc_dir:
         server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
         export_setting("prometheus_multiproc_dir", server.metrics_folder)
-    else:  # what workers that were killed with their master last had
+    else:  # left by workers that were killed together with their master
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)
 
@@ -74,7 +74,7 @@ def _try_to_start() -> int:
 
 
 def when_ready(server: Any) -> None:
-    """Have HUP try the code first: a master whose new workers cannot start ends with all others.
+    """Have HUP try the code first: a master whose new workers cannot start ends all workers.
 
     gunicorn has no hook that could refuse a reload.
     """
@@ -99,7 +99,7 @@ def on_exit(server: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay."""
+    """Remove the gauges of a worker that has ended; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

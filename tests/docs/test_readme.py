@@ -11,7 +11,10 @@ import click
 import pytest
 from flask import Flask
 
+from app import limits
+from app.api import bodies, service_schemas
 from app.config import ROOT
+from app.registry import feedback
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -100,6 +103,36 @@ def test_the_contract_lists_every_call_with_its_scope(app):
     services = re.findall(r"^\| `(/api/\S+)` \| `(\w+)` \|", contract, re.M)
     listed = dict.fromkeys(apps, "") | {f"POST {path}": scope for path, scope in services}
     assert listed == calls(app)
+
+
+def test_the_contract_has_the_limits_of_the_code():
+    rows = re.findall(r"^\| (.+?) \| ([\d,]+)( KiB| MiB)? \|", DOCS["contract.md"], re.M)
+    units = {"": 1, " KiB": 1024, " MiB": 1024**2}
+    shown = {what: int(number.replace(",", "")) * units[unit] for what, number, unit in rows}
+    expected = {
+        "push token (`value`, `token`)": limits.MAX_PUSH_TOKEN,
+        "`appName`": limits.MAX_APP_NAME,
+        "`userId`, also in `X-User-Id`": limits.MAX_USER_ID,
+        "`id`": limits.MAX_DEVICE_ID,
+        "body of an app's call": bodies.MAX_BODY,
+        "body of a service's call": bodies.MAX_SERVICE_BODY,
+        "elements of a list": service_schemas.MAX_ITEMS,
+    }
+    assert {what: shown[what] for what in expected} == expected
+
+
+def test_the_contract_has_the_verdicts_that_remove():
+    pattern = r"^\| `(fcm|apns)` \| (\d+)(?: `(\w+)`)? \| removes(?: with `(\w+)`)? \|"
+    shown = re.findall(pattern, DOCS["contract.md"], re.M)
+    vouched = {"": None, "payloadValid": "payload_valid", "credentialsValid": "credentials_valid"}
+    rows = [(who, int(status), error or None, vouched[by]) for who, status, error, by in shown]
+    assert rows == list(feedback.REMOVES)
+
+
+def test_the_contract_has_every_error_type_of_the_apps_calls():
+    pattern = r"error-\w+-param-not-valid"
+    raised = set(re.findall(pattern, (ROOT / "app" / "api" / "schemas.py").read_text()))
+    assert set(re.findall(pattern, DOCS["contract.md"])) == raised
 
 
 def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -1,4 +1,4 @@
-"""How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
+"""gunicorn's configuration: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
 import shutil
 import signal
@@ -22,15 +22,15 @@ bind = f"127.0.0.1:{settings.port}"
 # them write smaller groups (group_commit.py), and each takes 61 MiB.
 workers = settings.web_concurrency
 worker_class = "app.server.worker.EventLoopWorker"
-# A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL
-# does not count: every wait lets the loop go on, and a frozen database kills no worker.
+# A worker whose event loop does not run for so long is killed. Waiting for PostgreSQL does not
+# block the loop, so a frozen database kills no worker.
 timeout = 30
 # HUP, TERM and recycling let requests end. The longest takes REQUEST_DEADLINE (10 s) and a
 # statement (6 s) more. Tried by a HUP while 40 requests waited for a frozen database: at 5 s all
 # were cut off, at 10, 20 and 30 s all got their 503, the last after 11.9 s.
 graceful_timeout = 30
-# Longer than the 2 s for which nginx keeps a connection: who closes first must be the client, or
-# it sends a request into a closing connection.
+# Longer than the 2 s for which nginx keeps a connection: the client must be the one that closes
+# first, or it sends a request into a closing connection.
 keepalive = 5
 # Nothing is known to leak; this bounds what is not known. At 1,000 requests a second a worker
 # lasts three hours, and the jitter keeps workers from ending together. Not less: each that ended
@@ -47,7 +47,7 @@ control_socket_disable = True
 def on_starting(server: Any) -> None:
     """Try the settings once before any worker does, and start the embedded PostgreSQL.
 
-    A worker that cannot start is started again for ever. The trial is another process because
+    gunicorn restarts a worker that cannot start, without end. The trial is another process because
     what this one imports stays as it is when HUP brings new code.
     """
     server.spawn_worker = partial(_spawn, server.spawn_worker)
@@ -58,7 +58,7 @@ def on_starting(server: Any) -> None:
     if not settings.prometheus_multiproc_dir:
         server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
         export_setting("prometheus_multiproc_dir", server.metrics_folder)
-    else:  # what workers that were killed with their master last had
+    else:  # left by workers that were killed together with their master
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)
 
@@ -81,7 +81,7 @@ def _try_to_start() -> int:
 
 
 def when_ready(server: Any) -> None:
-    """Have HUP try the code first: a master whose new workers cannot start ends with all others.
+    """Have HUP try the code first: a master whose new workers cannot start ends all workers.
 
     gunicorn has no hook that could refuse a reload.
     """
@@ -106,7 +106,7 @@ def on_exit(server: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay."""
+    """Remove the gauges of a worker that has ended; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""What Prometheus reads at /metrics, over all workers of an instance.
+"""The metrics of /metrics, over all workers of an instance.
 
 Workers write their counts into files of one folder (PROMETHEUS_MULTIPROC_DIR, which gunicorn's
-configuration makes), and whoever is asked adds them up. No label holds anything of a caller's:
-neither a user nor a push token, and a route's pattern instead of a path.
+configuration makes), and the worker that answers adds them up. No label holds a caller's data: no
+user, no push token, and a route's pattern instead of a path.
 """
 
 import sys
@@ -16,8 +16,8 @@ from app.config import without_setting
 
 IS_WORKER = "gunicorn.arbiter" in sys.modules
 
-# prometheus_client looks for the folder when it is imported. A command of `flask` may find the
-# setting in its environment, too, but would leave files there that nobody removes.
+# prometheus_client looks for the folder when it is imported. A command may have the setting in its
+# environment too, but would leave files there that are never removed.
 with nullcontext() if IS_WORKER else without_setting("prometheus_multiproc_dir"):
     from prometheus_client import (
         CONTENT_TYPE_LATEST,
@@ -86,7 +86,7 @@ DATABASE_ERRORS = Counter(
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:
-    """Count what registrations did, after their commit."""
+    """Count the outcomes of registrations, after their commit."""
     for name, number in Count(outcomes).items():
         REGISTRATIONS.labels(name).inc(number)
 

@@ -1,4 +1,4 @@
-"""The one retry loop: a verb that may be run again, until a deadline."""
+"""The retry loop of all verbs: until a deadline."""
 
 import random
 import time
@@ -18,9 +18,9 @@ T = TypeVar("T")
 def retrying(verb: Callable[[], T], seconds: float) -> T:
     """Run a verb that may be run again, for at most `seconds`, and return what it returned.
 
-    Deadlocks and unique violations go again with jitter until then. A lost connection goes again
-    once: it is how a restarted database is noticed, without asking every connection whether it
-    lives before each use. Raises what SQLAlchemy raised last.
+    Deadlocks and unique violations are retried with jitter until then. A lost connection is
+    retried once: that is how a restarted database is noticed, without a test of every connection
+    before each use. Raises the last error of SQLAlchemy.
     """
     deadline = time.monotonic() + seconds
     spare = 1

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from app import create_app, services
-from app.config import ROOT, Settings
+from app import create_app
+from app.config import Settings
 from app.database import embedded
+from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
 from tests.support.roles import Roles
@@ -30,13 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="migrate as the owner, and serve as the app role, of deploy/postgresql/roles.sql",
     )
-
-
-def migrate(url: str, verb: str, *arguments: str) -> None:
-    """Run an alembic command on a database."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", url)
-        getattr(command, verb)(Config(toml_file=ROOT / "pyproject.toml"), *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +96,6 @@ def new_app() -> Iterator[Callable[..., Flask]]:
     yield make
     for app in made:
         close(app)
-
-
-def close(app: Flask) -> None:
-    """Close the service's connections."""
-    with app.app_context():
-        services.current().close()
 
 
 @pytest.fixture(scope="session")

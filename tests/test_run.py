@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from app.config import ROOT
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.live import free_port
 

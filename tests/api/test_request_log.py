@@ -8,29 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.factories import body
-from tests.support.live import Live, serve
+from tests.support.live import Live, ask, serve
 
 URL = "/api/v1/push.token"
-
-
-def ask(live: Live, path: str, fields: object = None, method: str = "POST", **headers: str):
-    data = None if fields is None else json.dumps(fields).encode()
-    request = urllib.request.Request(live.url + path, data, method=method)
-    for name, value in {"Content-Type": "application/json", **headers}.items():
-        request.add_header(name.replace("_", "-"), value)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers, answer.read().decode()
-    except urllib.error.HTTPError as answer:
-        return answer.code, answer.headers, answer.read().decode()
 
 
 def samples(live: Live) -> dict[tuple[str, ...], float]:

@@ -21,10 +21,9 @@ from app.config import ConfigError, Settings
 from app.database import embedded
 from app.database.connections import connector
 from app.models import db
-from tests.conftest import close, migrate
-from tests.faults.conftest import opened
 from tests.support.activation import SocketUnit
 from tests.support.clusters import DATABASE, Cluster
+from tests.support.databases import close, migrate, opened
 from tests.support.factories import Database, body
 from tests.support.live import serve
 from tests.support.load import Load, load

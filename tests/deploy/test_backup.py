@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from app.database import embedded
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.factories import APNS_TOKEN, body
 from tests.support.filled import contents, fill
 from tests.support.live import serve

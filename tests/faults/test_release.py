@@ -6,8 +6,7 @@ import time
 from contextlib import ExitStack
 
 from app.config import ROOT
-from tests.conftest import migrate
-from tests.faults.conftest import opened
+from tests.support.databases import migrate, opened
 from tests.support.filled import fill
 from tests.support.live import serve
 from tests.support.load import load

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.faults.conftest import opened
 from tests.support.clusters import is_stopped
+from tests.support.databases import opened
 from tests.support.live import serve
 from tests.support.load import load
 from tests.support.proxy import NO_LIMITS, nginx

@@ -1,5 +1,6 @@
 """The service as operators run it: gunicorn with its workers, on a free port."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 from app.config import ROOT
@@ -43,6 +45,21 @@ class Live:
             while received := client.recv(65536):
                 answer += received
         return answer
+
+
+def ask(
+    live: Live, path: str, fields: object = None, method: str = "POST", **headers: str
+) -> tuple[int, Message, str]:
+    """Make a call; return status, headers and body."""
+    data = None if fields is None else json.dumps(fields).encode()
+    request = urllib.request.Request(live.url + path, data, method=method)
+    for name, value in {"Content-Type": "application/json", **headers}.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.headers, answer.read().decode()
 
 
 def free_port() -> int:

@@ -202,7 +202,7 @@ def many_clients(bouncer: Bouncer, database: Database) -> Iterator[Load]:
     """Have 40 clients register with a service behind PgBouncer."""
     callers = [database.sign_in(f"user{number}") for number in range(40)]
     with (
-        serve(bouncer.url, DATABASE_POOLER="transaction") as live,
+        serve(bouncer.url, workers=2, DATABASE_POOLER="transaction") as live,
         load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
     ):
         yield clients

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
-from app.config import ROOT
+from app.config import ROOT, Settings
 
 
 @dataclass
@@ -35,6 +36,22 @@ class Live:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+    def workers(self) -> set[int]:
+        """Return the process ids of its workers."""
+        pid = self.process.pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def serving(self) -> int:
+        """Return how many workers have loaded the service, by their share in a gauge."""
+        _, _, text = ask(self, "/metrics", method="GET")
+        (limit,) = re.findall(r"^push_registry_pool_connections_limit (\S+)", text, re.M)
+        return int(float(limit)) // Settings().database_pool_size
+
+    def is_renewed(self, before: set[int], workers: int = 2) -> bool:
+        """Tell whether other workers than before serve, and none of those is left."""
+        now = self.workers()
+        return len(now) == workers and not now & before and self.serving() == workers
 
     def exchange(self, request: bytes, timeout: float = 10) -> bytes:
         """Send bytes as they are, end sending, and return all that comes back."""
@@ -86,14 +103,21 @@ def serve(
     log: Path | None = None,
     root: Path = ROOT,
     probe: str = "/readyz",
+    workers: int = 1,
     **environ: str,
 ) -> Iterator[Live]:
     """Run gunicorn on a database until the end of the `with`; what it logs may go to a file.
 
-    `root` is the checkout whose code serves, `probe` what says that it does.
+    `root` is the checkout whose code serves, `probe` what says that it does. All workers serve
+    when it begins: one that is told to end while it starts does not hear it.
     """
     port = free_port()
-    settings = {"DATABASE_URL": database_url, "PORT": str(port), "LOG_LEVEL": "warning"}
+    settings = {
+        "DATABASE_URL": database_url,
+        "PORT": str(port),
+        "LOG_LEVEL": "warning",
+        "WEB_CONCURRENCY": str(workers),
+    }
     with log.open("ab") if log else nullcontext() as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
@@ -104,7 +128,7 @@ def serve(
     live = Live(process, port)
     try:
         deadline = time.monotonic() + 30
-        while not live.says_yes(probe):
+        while not live.says_yes(probe) or (workers > 1 and live.serving() < workers):
             assert process.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
             time.sleep(0.05)

@@ -12,9 +12,9 @@ from psycopg import sql
 
 from app.cli import doctor_database
 from app.config import ROOT
-from tests.conftest import migrate
 from tests.support.chat import FAULTS, chat
 from tests.support.clusters import Cluster
+from tests.support.databases import migrate
 from tests.support.factories import uri
 from tests.support.roles import Roles
 

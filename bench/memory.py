@@ -27,7 +27,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         psycopg.connect(url, autocommit=True) as connection,
-        rig.gunicorn(url, "wsgi:app") as (address, pid),
+        rig.service(url) as (address, pid),
     ):
         known = Path(folder) / "known.txt"
         rig.write_known(known, 10_000)

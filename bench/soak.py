@@ -37,7 +37,7 @@ def main() -> int:
     killed = 0
     with psycopg.connect(url, autocommit=True) as connection:
         rig.fill(connection, 0)
-        with rig.gunicorn(url, "wsgi:app") as (address, _):
+        with rig.service(url) as (address, _):
             until = time.monotonic() + args.seconds
             callers = [Caller(f"user{n}", rig.auth_token(n)) for n in range(args.clients)]
             with load(urlsplit(address).netloc, callers, pace=0) as clients:

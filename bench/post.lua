@@ -40,7 +40,7 @@ function init(args)
   known = {}
   for line in io.lines(args[1]) do
     local user, auth, kind, value, id = line:match("(%S+) (%S+) (%S+) (%S+) (%S+)")
-    local device = id ~= "-" and id .. auth or value
+    local device = (id == "-" and value or id) .. auth
     places[device] = places[device] or #known + 1
     known[places[device]] = { user = user, auth = auth, kind = kind, value = value, id = id }
   end

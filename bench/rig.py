@@ -56,29 +56,25 @@ def device_id(number: int) -> str:
 
 
 def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None:
-    """Replace all that is stored by `rows` registrations of `users` signed-in users."""
-    connection.execute("TRUNCATE user_sessions CASCADE")
-    # Every row's session is there: 10 million checks of that would take minutes.
-    connection.execute("SET session_replication_role = replica")
+    """Replace all that is stored by `rows` registrations of `users` signed-in users.
+
+    In one transaction: what an ended load still had under way waits, and finds its row.
+    """
     hashes = [hashlib.sha256(auth_token(n).encode()).digest() for n in range(users)]
-    with (
-        connection.cursor() as cursor,
-        cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy,
-    ):
-        for number, digest in enumerate(hashes):
-            copy.write_row((digest, f"user{number}"))
-    columns = "id, app_name, token, type, user_id, session_hash"
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy,
-    ):
-        for number in range(rows):
-            kind, token = push_token(number)
-            user = number % users
-            copy.write_row(
-                (device_id(number), "chat.example", token, kind, f"user{user}", hashes[user])
-            )
-    connection.execute("RESET session_replication_role")
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("TRUNCATE user_sessions CASCADE")
+        # Every row's session is there: 10 million checks of that would take minutes.
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        with cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy:
+            for number, digest in enumerate(hashes):
+                copy.write_row((digest, f"user{number}"))
+        columns = "id, app_name, token, type, user_id, session_hash"
+        with cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy:
+            for number in range(rows):
+                kind, token = push_token(number)
+                user, name = number % users, device_id(number)
+                row = name, "chat.example", token, kind, f"user{user}", hashes[user]
+                copy.write_row(row)
     connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
     connection.execute("CHECKPOINT")
 

@@ -85,14 +85,14 @@ DATABASE_ERRORS = Counter(
 
 
 def outcome(user_id: str, before: str | None) -> str:
-    """Return a registration's outcome, from its user and the row's user before (None: no row)."""
+    """Name what a registration did, from its user and whose the row was before."""
     if before is None:
         return "created"
     return "refreshed" if before == user_id else "moved"
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:
-    """Count the outcomes of registrations, after their commit."""
+    """Count what registrations did, after their commit."""
     for name, number in Count(outcomes).items():
         REGISTRATIONS.labels(name).inc(number)
 

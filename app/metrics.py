@@ -86,7 +86,7 @@ DATABASE_ERRORS = Counter(
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:
-    """Count the outcomes of registrations, after their commit."""
+    """Count what registrations did, after their commit."""
     for name, number in Count(outcomes).items():
         REGISTRATIONS.labels(name).inc(number)
 

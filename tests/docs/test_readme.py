@@ -115,7 +115,6 @@ def test_the_contract_has_the_limits_of_the_code():
         "`userId`, also in `X-User-Id`": limits.MAX_USER_ID,
         "`id`": limits.MAX_DEVICE_ID,
         "body of an app's call": bodies.MAX_BODY,
-        "body of a service's call": bodies.MAX_SERVICE_BODY,
         "elements of a list": service_schemas.MAX_ITEMS,
     }
     assert {what: shown[what] for what in expected} == expected

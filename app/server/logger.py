@@ -1,6 +1,6 @@
 """How the log is written when gunicorn serves: one JSON object a line, on stderr.
 
-gunicorn's master loads this too, so it imports nothing that gevent has yet to patch.
+gunicorn's master loads this too, so it imports nothing of ours: that would outlive a HUP.
 """
 
 import logging

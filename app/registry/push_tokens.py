@@ -17,7 +17,7 @@ LOOKUP_ROWS = LOOKUP_USERS * MAX_OF_USER
 # Rows from before revision 0004 have none until they are backfilled.
 ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
 
-VIEW = [
+PUBLIC_COLUMNS = [
     PushToken.id,
     PushToken.app_name,
     PushToken.token,
@@ -32,7 +32,7 @@ VIEW = [
 
 def of_user(user_id: str) -> Sequence[RowMapping]:
     """Return a user's MAX_OF_USER latest renewed registrations, the latest first."""
-    theirs = select(*VIEW).where(PushToken.user_id == user_id)
+    theirs = select(*PUBLIC_COLUMNS).where(PushToken.user_id == user_id)
     newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id).limit(MAX_OF_USER)
     return db.session.execute(newest_first).mappings().all()
 
@@ -61,7 +61,7 @@ def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | No
     """
     asked = as_table("asked", user_id=(Text, list(user_ids)))
     latest = (
-        select(*VIEW)
+        select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
         .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_live())
         .where(*_filters(wanted))
@@ -89,11 +89,13 @@ def page(
     most EXAMINED rows are looked at, so that a rare filter costs no more than a common one.
     """
     after = PushToken.id > (cursor or "")
-    end = select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
-    last = db.session.scalar(end)
+    boundary = (
+        select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
+    )
+    last = db.session.scalar(boundary)
     within = and_(after, PushToken.id <= last) if last else after
     matching = (
-        select(*VIEW)
+        select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
         .where(within, is_live(), *_filters(wanted))
         .order_by(PushToken.id)

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from app.identifiers import fresh_id
 from app.models import PushToken, UserSession, db, is_valid_session
-from app.registry.push_tokens import VIEW
+from app.registry.push_tokens import PUBLIC_COLUMNS
 from app.registry.registration import Registration
 
 
@@ -53,7 +53,7 @@ def register_device(
     _lock(("id", device_id), ("push token", asked.app_name, asked.token))
     key = tuple_(PushToken.app_name, PushToken.token)
     this_push_token = and_(PushToken.app_name == asked.app_name, PushToken.token == asked.token)
-    involved = select(*VIEW).where(or_(PushToken.id == device_id, this_push_token))
+    involved = select(*PUBLIC_COLUMNS).where(or_(PushToken.id == device_id, this_push_token))
     rows = db.session.execute(involved.order_by(key).with_for_update()).mappings().all()
     named = next((row for row in rows if row["id"] == device_id), None)
     holder = next(
@@ -69,7 +69,9 @@ def register_device(
     }
     if holder and (holder is named or not own):
         refresh = update(PushToken).where(PushToken.id == holder["id"]).values(values)
-        return db.session.execute(refresh.returning(*VIEW)).mappings().one(), holder["user_id"]
+        return db.session.execute(refresh.returning(*PUBLIC_COLUMNS)).mappings().one(), holder[
+            "user_id"
+        ]
     values |= {"app_name": asked.app_name, "token": asked.token}
     if named and own:
         # Delete and insert, as Citus does not let a row change the column it is placed by.
@@ -81,6 +83,10 @@ def register_device(
             "id": fresh_id() if named else device_id,
             "created_at": func.statement_timestamp(),
         }
-    row = db.session.execute(insert(PushToken).values(values).returning(*VIEW)).mappings().one()
+    row = (
+        db.session.execute(insert(PushToken).values(values).returning(*PUBLIC_COLUMNS))
+        .mappings()
+        .one()
+    )
     before = holder or (named if own else None)
     return row, before["user_id"] if before else None

@@ -14,12 +14,9 @@ help: ## Show this help
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp a set of dependencies: `make run` needs no test tools. The C parser is built where
-# there is a compiler; gunicorn reads HTTP in Python where there is none.
-$(VENV)/%.installed: requirements-%.txt requirements-fast.txt | $(BIN)/python
+# One stamp a set of dependencies: `make run` needs no test tools.
+$(VENV)/%.installed: requirements-%.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
-		-r requirements-fast.txt 2>/dev/null || echo "No C compiler: HTTP is parsed in Python."
 	@touch $@
 
 run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and print a curl
@@ -54,13 +51,13 @@ migration: $(VENV)/dev.installed ## Begin a revision: make migration m=add_kind
 	$(BIN)/alembic revision -m "$(m)" \
 		--rev-id "$$(printf %04d $$(($$(ls migrations/versions/*.py | wc -l) + 1)))_$(m)"
 
-bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk and nginx)
+bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk; nginx and npm for all of it)
 	$(BIN)/python -m bench
 
 bench-growth: $(VENV)/dev.installed ## The same up to 10 million rows (needs wrk)
 	$(BIN)/python -m bench.growth
 
-bench-hot: $(VENV)/dev.installed ## Measure storage parameters: HOT ratio and bloat after a million refreshes
+bench-hot: $(VENV)/dev.installed ## Measure storage parameters: HOT ratio and bloat after a million refreshes (needs wrk)
 	$(BIN)/python -m bench.hot
 
 bench-lookup: $(VENV)/dev.installed ## Compare push.tokens.lookup with its bare SQL
@@ -83,4 +80,5 @@ lock: $(VENV)/dev.installed ## Renew the locked dependencies
 	$(LOCK) pyproject.toml --extra embedded -o requirements-run.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
 	$(LOCK) --group bench -o requirements-bench.txt
-	$(LOCK) --group fast -o requirements-fast.txt
+	$(LOCK) bench/peers/fastapi/requirements.in -o bench/peers/fastapi/requirements.txt
+	cd bench/peers/fastify && npm update --package-lock-only --ignore-scripts --silent

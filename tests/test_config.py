@@ -39,7 +39,7 @@ def test_an_unusable_value_is_named_in_one_line(variable, value, problem):
     assert error.value.code == f"push-token-registry: {variable} {problem}"
 
 
-def test_a_uri_that_libpq_cannot_read_stops_the_start_without_being_repeated():
+def test_a_uri_that_libpq_cannot_read_stops_the_start_and_is_not_shown():
     url = "postgresql://user:secret@host/db?nonsense=1"
     with pytest.raises(ConfigError) as error:
         create_app(Settings(database_url=url))

@@ -27,10 +27,10 @@ def test_every_route_outside_the_public_list_has_a_guard(app, client):
     assert guarded >= 5
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Yield every module of the app, as a path below app/ and its syntax tree."""
-    for path in sorted((ROOT / "app").rglob("*.py")):
-        yield str(path.relative_to(ROOT / "app")), ast.parse(path.read_text())
+def modules(root: str = "app") -> Iterator[tuple[str, ast.Module]]:
+    """Yield every module of a folder, as a path below it and its syntax tree."""
+    for path in sorted((ROOT / root).rglob("*.py")):
+        yield str(path.relative_to(ROOT / root)), ast.parse(path.read_text())
 
 
 def called(tree: ast.AST) -> set[str]:
@@ -76,3 +76,54 @@ def test_nothing_is_cited_that_the_repository_lacks():
         path = ROOT / name
         if path.suffix in TEXTS and path.exists() and path != Path(__file__):
             assert not CITED.search(path.read_text()), name
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return what a module imports, by absolute names; what is relative begins with a dot."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_of_a_test(name: str) -> bool:
+    """Tell whether an imported name is of a test or of a conftest.py."""
+    inside = name.startswith(("tests.", ".")) or name.split(".", maxsplit=1)[0].startswith("test_")
+    return "conftest" in name or (inside and not name.startswith("tests.support."))
+
+
+def test_no_test_imports_another():
+    """What two of them need is in tests/support/."""
+    checked = dict(modules("tests"))
+    assert {"conftest.py", "faults/conftest.py", "support/live.py"} <= checked.keys()
+    for path, tree in checked.items():
+        assert not [name for name in imported(tree) if is_of_a_test(name)], path
+
+
+def test_the_check_for_imports_sees_each_way_to_import():
+    for code in (
+        "from tests.conftest import migrate",
+        "from tests import conftest",
+        "import tests.api.test_client",
+        "def test(): from tests.faults.test_database import LONGEST",
+        "from .conftest import migrate",
+        "from . import test_client",
+        "import conftest",
+    ):
+        assert [name for name in imported(ast.parse(code)) if is_of_a_test(name)], code
+
+
+def test_the_names_of_tests_are_short_sentences():
+    names = [
+        node.name
+        for path, tree in modules("tests")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if not path.startswith("server/")
+    ]
+    assert len(names) > 400
+    assert not [name for name in names if len(name) > 70]

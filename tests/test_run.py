@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from app.config import ROOT
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.live import free_port
 
@@ -21,7 +21,7 @@ from tests.support.live import free_port
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_prints_a_curl_that_stores_and_stops_all_it_started(new_database, database, number):
     url = new_database()
-    environ = {**os.environ, "DATABASE_URL": url, "PORT": str(free_port())}
+    environ = {**os.environ, "DATABASE_URL": url, "PORT": str(free_port()), "WEB_CONCURRENCY": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "app.run"],
         cwd=ROOT,
@@ -85,7 +85,7 @@ def test_a_database_of_an_earlier_release_is_filled(new_database):
     with subprocess.Popen(
         [sys.executable, "-m", "app.run"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "PORT": str(port)},
+        env={**os.environ, "DATABASE_URL": url, "PORT": str(port), "WEB_CONCURRENCY": "1"},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

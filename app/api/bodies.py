@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 import orjson
 from flask import Flask, Request, Response, request, stream_with_context
 from flask.json.provider import JSONProvider
-from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
@@ -20,10 +19,10 @@ _MIB = 1024 * 1024
 # Calls that may send more, each as much as the largest request that its schema takes, with every
 # character written as a JSON escape of 6 bytes. They are read once the service key is checked.
 BODY_LIMITS = {
-    "service.look_up_push_tokens": 2 * _MIB,  # 1,000 user ids of 255 bytes
-    "service.take_feedback": 16 * _MIB,  # 1,000 verdicts of the longest names and values
-    "service.put_sessions": 3 * _MIB,  # 1,000 user ids with a hash and a date each
-    "service.revoke_sessions": _MIB // 2,  # 1,000 hashes of 44 characters
+    "/api/v1/push.tokens.lookup": 2 * _MIB,  # 1,000 user ids of 255 bytes
+    "/api/v1/push.tokens.feedback": 16 * _MIB,  # 1,000 verdicts of the longest names and values
+    "/api/v1/sessions.put": 3 * _MIB,  # 1,000 user ids with a hash and a date each
+    "/api/v1/sessions.revoke": _MIB // 2,  # 1,000 hashes of 44 characters
 }
 # What a body over MAX_BODY may have of `{`, `[` and `,`: 100 for each of 1,000 elements. FCM's
 # error object has 15.
@@ -70,21 +69,23 @@ def _from_urlencoded(text: bytes) -> dict[str, str]:
 
 def _refuse_large_body() -> None:
     """Answer 413 to every call whose body is over its limit, without reading it."""
-    if (request.content_length or 0) > _limit(request):
+    if (request.content_length or 0) > limit_of(request.path):
         raise RequestEntityTooLarge
 
 
-def _limit(request: Request) -> int:
-    return BODY_LIMITS.get(str(request.endpoint), MAX_BODY)
+def limit_of(path: str) -> int:
+    """Return the bytes that the body of a call may have."""
+    return BODY_LIMITS.get(path, MAX_BODY)
 
 
 def _read(request: Request) -> bytes:
     """Return the body; raise 413 for one over its limit, 400 for one that is cut short."""
+    limit = limit_of(request.path)
     try:
-        body: bytes = request.stream.read(_limit(request) + 1)
-    except (ParseException, OSError) as error:  # gunicorn's: the chunks are malformed or end early
+        body: bytes = request.stream.read(limit + 1)
+    except OSError as error:  # it ends early, or its chunks are malformed
         raise BadRequest from error
-    if len(body) > _limit(request):
+    if len(body) > limit:
         raise RequestEntityTooLarge
     if len(body) < (request.content_length or 0):
         raise BadRequest

@@ -134,7 +134,7 @@ class PushTokenView(Schema):
     enabled = fields.Boolean()
     created_at = fields.Function(lambda row: iso(row["created_at"]), data_key="createdAt")
     updated_at = fields.Function(lambda row: iso(row["updated_at"]), data_key="updatedAt")
-    id = fields.String(data_key="_id")
+    device_id = fields.String(data_key="_id")
 
 
 class PushTokenViewWithEnvironment(PushTokenView):

@@ -6,8 +6,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, RowMapping, Text, and_, delete, func, select, true
 
 from app.database.arrays import as_table
+from app.database.failures import LostRaceError
 from app.limits import PRODUCTION, normalize_apns_token
 from app.models import PushToken, UserSession, db, is_live
+from app.registry import registration
+from app.registry.registration import RACED, Registered, Registration
 
 EXAMINED = 1000  # rows that one page of the list looks at
 MAX_OF_USER = 100  # registrations of one user in an answer; a person has a few devices
@@ -16,6 +19,8 @@ LOOKUP_ROWS = LOOKUP_USERS * MAX_OF_USER
 
 # Rows from before revision 0004 have none until they are backfilled.
 ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
+# Likewise before revision 0008, whose rows' ids were the devices' names.
+DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
 
 PUBLIC_COLUMNS = [
     PushToken.id,
@@ -27,7 +32,27 @@ PUBLIC_COLUMNS = [
     PushToken.created_at,
     PushToken.updated_at,
     ENVIRONMENT,
+    DEVICE_ID,
 ]
+
+
+def register(asked: Registration) -> Registered | None:
+    """Store a registration and return it, None without a valid session.
+
+    Raises LostRaceError where another registration of the same instant was first.
+    """
+    connection = db.session.connection()
+    steps = registration.register([asked])
+    statement, parameters = next(steps)
+    while True:
+        rows = connection.exec_driver_sql(statement, parameters).all()
+        try:
+            statement, parameters = steps.send(rows)
+        except StopIteration as end:
+            (outcome,) = end.value
+            if outcome is RACED:
+                raise LostRaceError from None
+            return outcome  # type: ignore[no-any-return]
 
 
 def of_user(user_id: str) -> Sequence[RowMapping]:
@@ -50,7 +75,9 @@ def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
 
 
 def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | None:
-    """Return users' latest renewed, enabled registrations in live sessions, by user and id.
+    """Return users' latest renewed, enabled registrations in live sessions.
+
+    They are ordered by user, device and app.
 
     `wanted` narrows them, by the names in NARROWING. Of what is left, MAX_OF_USER of each user at
     most are returned. None where that is over LOOKUP_ROWS: then ask for fewer users at a time,
@@ -71,8 +98,8 @@ def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | No
     )
     of_each = select(latest).select_from(asked.user_id.table.join(latest, true()))
     found = of_each.limit(LOOKUP_ROWS + 1).subquery("found")
-    ordered = select(found).order_by(found.c.user_id, found.c.id)
-    rows = db.session.execute(ordered).mappings().all()
+    by_device = (found.c.user_id, found.c.device_id, found.c.app_name, found.c.id)
+    rows = db.session.execute(select(found).order_by(*by_device)).mappings().all()
     return rows if len(rows) <= LOOKUP_ROWS else None
 
 

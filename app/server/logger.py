@@ -1,6 +1,6 @@
 """How the log is written when gunicorn serves: one JSON object a line, on stderr.
 
-gunicorn's master loads this too, so it imports nothing that gevent has yet to patch.
+gunicorn's master loads this too, so it imports nothing of ours: that would outlive a HUP.
 """
 
 import logging
@@ -81,6 +81,10 @@ def config(level: str) -> dict[str, Any]:
             }
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
-        # alembic names each of its plugins to every worker that starts.
-        "loggers": {"gunicorn.error": loud, "alembic": {"level": "WARNING"}},
+        # alembic names each of its plugins to every worker, uvicorn each step of its start.
+        "loggers": {
+            "gunicorn.error": loud,
+            "alembic": {"level": "WARNING"},
+            "uvicorn": {"level": "WARNING"},
+        },
     }

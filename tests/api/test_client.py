@@ -4,16 +4,12 @@ import json
 
 import pytest
 
+from tests.support.answers import missing_or_invalid
 from tests.support.factories import APNS_TOKEN, FCM_TOKEN, Caller, Database, body
 
 URL = "/api/v1/push.token"
 
 UNAUTHORIZED = {"status": "error", "message": "You must be logged in to do this."}
-
-
-def missing_or_invalid(field: str, code: str) -> dict[str, object]:
-    text = f'The required "{field}" body param is missing or invalid. [{code}]'
-    return {"success": False, "error": text, "errorType": code}
 
 
 TYPE_ERROR = missing_or_invalid("type", "error-type-param-not-valid")

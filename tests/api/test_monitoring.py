@@ -1,6 +1,6 @@
 """Health and readiness."""
 
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.factories import body
 
 

@@ -8,29 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.factories import body
-from tests.support.live import Live, serve
+from tests.support.live import Live, ask, serve
 
 URL = "/api/v1/push.token"
-
-
-def ask(live: Live, path: str, fields: object = None, method: str = "POST", **headers: str):
-    data = None if fields is None else json.dumps(fields).encode()
-    request = urllib.request.Request(live.url + path, data, method=method)
-    for name, value in {"Content-Type": "application/json", **headers}.items():
-        request.add_header(name.replace("_", "-"), value)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers, answer.read().decode()
-    except urllib.error.HTTPError as answer:
-        return answer.code, answer.headers, answer.read().decode()
 
 
 def samples(live: Live) -> dict[tuple[str, ...], float]:
@@ -47,7 +34,18 @@ def samples(live: Live) -> dict[tuple[str, ...], float]:
     }
 
 
-def lines(log: Path) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Log:
+    """What a file was written from some byte on."""
+
+    path: Path
+    begin: int = 0
+
+    def read_text(self) -> str:
+        return self.path.read_bytes()[self.begin :].decode()
+
+
+def lines(log: Path | Log) -> list[dict[str, object]]:
     """Return the log's lines, each of which must be a JSON object."""
     return [json.loads(line) for line in log.read_text().splitlines()]
 
@@ -55,11 +53,7 @@ def lines(log: Path) -> list[dict[str, object]]:
 @pytest.fixture
 def live(database_url):
     """A gunicorn of the test's own: nobody else's requests are in its counts."""
-    with serve(database_url) as live:
-        deadline = time.monotonic() + 20
-        while samples(live)["pool_connections_limit",] != 10:  # 5 of each worker
-            assert time.monotonic() < deadline, "the second worker does not come"
-            time.sleep(0.05)
+    with serve(database_url, workers=2) as live:
         yield live
 
 
@@ -108,13 +102,11 @@ class TestMetrics:
     def test_a_killed_worker_takes_its_gauges_and_leaves_its_counts(self, live, alice):
         for n in range(10):
             ask(live, URL, body(value=f"t{n}"), **alice.headers)
-        pid = live.process.pid
-        for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(worker), signal.SIGKILL)
+        killed = live.workers()
+        for worker in killed:
+            os.kill(worker, signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while not live.says_yes("/readyz"):
-            assert time.monotonic() < deadline
-        while samples(live)["pool_connections_limit",] != 10:
+        while not live.says_yes("/readyz") or not live.is_renewed(killed):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert samples(live)["registrations_total", "created"] == 10
@@ -131,10 +123,7 @@ class TestMetrics:
         subprocess.run(command, env=environ, check=True, capture_output=True)
         assert list(tmp_path.iterdir()) == [stale]
         with serve(database_url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) as live:
-            deadline = time.monotonic() + 20
-            while samples(live)["pool_connections_limit",] != 10:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            assert samples(live)["pool_connections_limit",] == 5
             assert not stale.exists()
 
     def test_database_errors_are_counted_by_what_they_are(self, live, alice, table_away):
@@ -150,15 +139,21 @@ def table_away(database):
     database.execute("ALTER TABLE elsewhere RENAME TO push_tokens")
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log"
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "log"
 
 
-@pytest.fixture
-def logged(database_url, log):
-    with serve(database_url, log=log, LOG_LEVEL="info") as live:
+@pytest.fixture(scope="module")
+def logged(database_url, whole_log):
+    with serve(database_url, log=whole_log, LOG_LEVEL="info") as live:
         yield live
+
+
+@pytest.fixture
+def log(logged, whole_log):
+    """What the service logs from now on."""
+    return Log(whole_log, whole_log.stat().st_size)
 
 
 class TestLog:
@@ -265,13 +260,18 @@ class TestLog:
             assert word not in written
         assert all(isinstance(line, dict) for line in lines(log))
 
-    def test_it_is_json_to_the_end(self, database_url, log, alice):
+    def test_it_is_json_to_the_end(self, database_url, tmp_path, alice):
         """Also what Python says of a worker's modules as they go."""
-        with serve(database_url, log=log, LOG_LEVEL="info") as live:
+        log = tmp_path / "log"
+        with serve(database_url, log=log, workers=2, LOG_LEVEL="info") as live:
             for n in range(10):
                 ask(live, URL, body(value=f"t{n}"), **alice.headers)
+            before = live.workers()
             live.process.send_signal(signal.SIGHUP)
-            time.sleep(2)
+            deadline = time.monotonic() + 30
+            while not live.is_renewed(before):
+                assert time.monotonic() < deadline, "the workers are the same"
+                time.sleep(0.05)
         said = [line["message"] for line in lines(log)]
         assert said[-1] == "Shutting down: Master"
         assert not [message for message in said if "plugin" in str(message)]

@@ -12,10 +12,12 @@ import pytest
 from sqlalchemy import event
 
 from app.api.bodies import CutShortError
-from app.database.connections import Connection
 from app.models import db
 from app.registry import push_tokens, sessions
-from tests.support.factories import Caller, body
+from tests.support.answers import refused
+from tests.support.factories import Caller, body, iso
+from tests.support.filled import register_many
+from tests.support.statements import count_statements
 
 LOOKUP = "/api/v1/push.tokens.lookup"
 LIST = "/api/v1/push.tokens.list"
@@ -34,17 +36,6 @@ URL = "/api/v1/push.token"
 
 def hashed(auth_token: str) -> str:
     return base64.b64encode(hashlib.sha256(auth_token.encode()).digest()).decode()
-
-
-def iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat()
-
-
-def refused(answer, problem: str) -> None:
-    assert answer.status_code == 400, answer.text
-    assert answer.json["errorType"] == "error-invalid-params"
-    assert answer.json["error"].startswith(problem), answer.json["error"]
-    assert answer.json["error"].endswith(" [error-invalid-params]")
 
 
 class TestKeys:
@@ -289,7 +280,7 @@ class TestLookup:
         refused(call(LOOKUP, fields), problem)
 
     def test_a_thousand_users_are_few_statements(self, call, database, monkeypatch):
-        fill(database, 3000)
+        register_many(database, 3000)
         users = {"userIds": [f"u{n}" for n in range(1000)]}
         call(LOOKUP, users)
         statements = count_statements(monkeypatch)
@@ -309,14 +300,14 @@ class TestList:
                 return pages
 
     def test_visits_every_row_once(self, call, database):
-        fill(database, 2500)
+        register_many(database, 2500)
         pages = self.pages(call, count=300)
         visited = [row_id for page in pages for row_id in page]
         assert sorted(visited) == sorted(f"id{n:06}" for n in range(2500))
         assert max(map(len, pages)) == 300
 
     def test_visits_every_row_that_stays_once_while_others_come_and_go(self, call, database):
-        fill(database, 2500)
+        register_many(database, 2500)
         stays = {f"id{n:06}" for n in range(2500) if n % 3}
         cursor, visited, number = None, [], 0
         while True:
@@ -338,7 +329,7 @@ class TestList:
         assert stays - {f"id{n * 99:06}" for n in range(30)} <= set(visited)
 
     def test_a_rare_filter_gives_short_pages_and_a_cursor(self, call, database):
-        fill(database, 2500)
+        register_many(database, 2500)
         database.execute("UPDATE push_tokens SET app_name = 'rare' WHERE id = 'id002400'")
         pages = self.pages(call, appName="rare")
         assert [row for page in pages for row in page] == ["id002400"]
@@ -523,7 +514,7 @@ class TestSessionsRevoke:
         )
         assert call(REVOKE, {"userId": "bot"}).json["sessions"] == 70_000
 
-    def test_what_is_announced_at_the_same_instant_lives_without_what_was_registered_before(
+    def test_a_session_announced_at_the_same_instant_lives_without_its_tokens(
         self, call, register, alice, database, database_url
     ):
         """The registry cannot know which came first: it is as if the announcement came last."""
@@ -577,23 +568,6 @@ class TestSessionsRevoke:
             assert database.push_tokens() == []
 
 
-def fill(database, rows: int, end: str = "") -> None:
-    """Put registrations of as many users in, with ids in order; `end` ends the push tokens."""
-    database.execute(
-        "INSERT INTO user_sessions (token_hash, user_id)"
-        f" SELECT sha256(n::text::bytea), 'u' || n FROM generate_series(0, {rows - 1}) n"
-    )
-    # Or the foreign key is checked by the plan of a connection that knew few sessions.
-    database.execute("ANALYZE user_sessions")
-    database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-        " SELECT 'id' || lpad(n::text, 6, '0'), 'app', 'token' || n || %s, 'gcm', 'u' || n,"
-        f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
-        end,
-    )
-    database.execute("ANALYZE push_tokens")
-
-
 def crowd(database, users: int, each: int) -> None:
     """Put as many registrations of each user in; the later their id, the later renewed."""
     database.execute(
@@ -601,25 +575,13 @@ def crowd(database, users: int, each: int) -> None:
         f" SELECT sha256(u::text::bytea), 'u' || u FROM generate_series(0, {users - 1}) u"
     )
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash, updated_at)"
-        " SELECT 'u' || u || ' ' || lpad(n::text, 3, '0'), 'app', 'token' || u || ' ' || n, 'gcm',"
-        " 'u' || u, sha256(u::text::bytea), now() - (1000 - n) * interval '1 second'"
-        f" FROM generate_series(0, {users - 1}) u, generate_series(0, {each - 1}) n"
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash, updated_at)"
+        " SELECT d, d, 'app', 'token' || u || ' ' || n, 'gcm', 'u' || u, sha256(u::text::bytea),"
+        " now() - (1000 - n) * interval '1 second'"
+        f" FROM generate_series(0, {users - 1}) u, generate_series(0, {each - 1}) n,"
+        " LATERAL (SELECT 'u' || u || ' ' || lpad(n::text, 3, '0') AS d) named"
     )
-
-
-def count_statements(monkeypatch) -> list[str]:
-    """Return a list that grows with each exchange with the database, but for the ends."""
-    seen: list[str] = []
-    wait = Connection.wait
-
-    def count(connection, generator, *arguments, **named):
-        if generator.__qualname__.endswith("._execute_gen"):
-            seen.append(generator.__qualname__)
-        return wait(connection, generator, *arguments, **named)
-
-    monkeypatch.setattr(Connection, "wait", count)
-    return seen
 
 
 class TestPlans:
@@ -628,7 +590,7 @@ class TestPlans:
     def test_no_statement_reads_the_whole_table(self, call, database, app, caplog):
         # As long as FCM's: short ones fill few pages, which PostgreSQL rightly reads.
         end = "x" * 150
-        fill(database, 100_000, end)
+        register_many(database, 100_000, end)
         plans = []
         with app.app_context():
             engine = db.engine

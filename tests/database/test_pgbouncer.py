@@ -21,10 +21,9 @@ from app.config import ConfigError, Settings
 from app.database import embedded
 from app.database.connections import connector
 from app.models import db
-from tests.conftest import close, migrate
-from tests.faults.conftest import opened
 from tests.support.activation import SocketUnit
 from tests.support.clusters import DATABASE, Cluster
+from tests.support.databases import close, migrate, opened
 from tests.support.factories import Database, body
 from tests.support.live import serve
 from tests.support.load import Load, load
@@ -203,7 +202,7 @@ def many_clients(bouncer: Bouncer, database: Database) -> Iterator[Load]:
     """Have 40 clients register with a service behind PgBouncer."""
     callers = [database.sign_in(f"user{number}") for number in range(40)]
     with (
-        serve(bouncer.url, DATABASE_POOLER="transaction") as live,
+        serve(bouncer.url, workers=2, DATABASE_POOLER="transaction") as live,
         load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
     ):
         yield clients

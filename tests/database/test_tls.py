@@ -8,9 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from app.database import embedded
-from tests.conftest import migrate
-from tests.faults.conftest import opened
 from tests.support.clusters import DATABASE, Cluster
+from tests.support.databases import migrate, opened
 from tests.support.factories import Caller, body
 from tests.support.live import free_port
 from tests.support.parts import part

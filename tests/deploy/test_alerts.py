@@ -5,9 +5,8 @@ import re
 import subprocess
 
 from app.config import ROOT
-from tests.api.test_request_log import ask
 from tests.support.factories import body
-from tests.support.live import serve
+from tests.support.live import ask, serve
 from tests.support.parts import part
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from app.database import embedded
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.factories import APNS_TOKEN, body
 from tests.support.filled import contents, fill
 from tests.support.live import serve
@@ -28,7 +28,7 @@ def run(program: str, *arguments: str, folder: Path | None = None) -> None:
 
 def register(url: str) -> dict[str, object]:
     """Have the service, started on a database, register a push token."""
-    with serve(url, WEB_CONCURRENCY="1") as live:
+    with serve(url) as live:
         data = json.dumps(body(value=APNS_TOKEN)).encode()
         request = urllib.request.Request(f"{live.url}/api/v1/push.token", data, HEADERS)
         with urllib.request.urlopen(request, timeout=10) as answer:

@@ -13,8 +13,8 @@ import yaml
 
 from app import gunicorn_conf
 from app.config import ROOT, Settings
-from tests.conftest import migrate
 from tests.support.activation import SocketUnit
+from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.live import Live, free_port
 

@@ -5,7 +5,7 @@ import pytest
 from psycopg import errors, sql
 
 from app.models import db
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.roles import Roles
 

@@ -105,9 +105,7 @@ def test_the_socket_is_the_one_that_nginx_asks_and_the_tests_open():
     assert re.findall(r"Backlog=(.*)", unit) == [str(BACKLOG)]
 
 
-def test_gunicorn_tells_systemd_that_it_is_ready_and_needs_no_code_made_at_run_time(
-    database_url, tmp_path
-):
+def test_gunicorn_tells_systemd_that_it_is_ready_and_makes_no_code(database_url, tmp_path):
     """Type=notify; MemoryDenyWriteExecute by the kernel's own means (Linux 6.3)."""
     if subprocess.run([sys.executable, "-c", DENY], check=False).returncode == NO_MDWE:
         pytest.skip("the kernel cannot deny it")

@@ -2,17 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 
-from tests.conftest import migrate
 from tests.support.activation import SocketUnit
 from tests.support.clusters import Cluster
-from tests.support.factories import Caller, Database
+from tests.support.databases import migrate, opened
+from tests.support.factories import Caller
 from tests.support.proxy import NO_LIMITS, nginx
 
 CLIENTS = 40
@@ -65,13 +62,6 @@ def cluster(new_cluster) -> Cluster:
     cluster.serve()
     migrate(cluster.url(), "upgrade", "head")
     return cluster
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Database]:
-    """Connect to a cluster's database."""
-    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
-        yield Database(connection)
 
 
 @pytest.fixture

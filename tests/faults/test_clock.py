@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.faults.conftest import opened
+from tests.support.databases import opened
 from tests.support.factories import body
 from tests.support.parts import part
 

@@ -14,33 +14,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.config import Settings
 from app.database import embedded
-from app.database.connections import SILENCE_TIMEOUT
-from tests.faults.conftest import opened
+from tests.support.databases import opened
 from tests.support.load import load
+from tests.support.recovery import LONGEST, check_recovery
 
-DEFAULTS = Settings()
-# The longest that a request may take: its turn comes at the last moment, then a statement that
-# nobody answers, or a connection to each host of the URI.
-LONGEST = DEFAULTS.request_deadline + DEFAULTS.database_statement_timeout + SILENCE_TIMEOUT
 END_ALL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'push-token-registry'
 """
 INDEXES = "SELECT indexname FROM pg_indexes WHERE tablename = 'push_tokens'"
 FILL = "INSERT INTO filler SELECT repeat('x', 100) FROM generate_series(1, 60)"
-RECOVERY = 2.0  # seconds after the database
-
-
-def check_recovery(clients, back: float, measured) -> None:
-    """All is well from two seconds after the database is back, with the same gunicorn."""
-    recovered = clients.first_success(back) - back
-    measured(recovered_after=recovered)
-    assert recovered < RECOVERY
-    time.sleep(RECOVERY + 3)
-    late = [o for o in clients.outcomes() if o.begin > back + RECOVERY and o.status != 200]
-    assert not late
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["all of it", "one backend"])
@@ -228,7 +212,7 @@ def test_a_full_disk_is_a_503_with_nothing_half_done(cluster, callers, unit, add
         cluster.kill()
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_group_is_a_503_for_all_of_it(
+def test_a_disk_that_fills_up_in_a_group_is_a_503_for_all_of_it(
     cluster, callers, unit, address, measured
 ):
     """The same error raised by a trigger, where no file system can be made."""

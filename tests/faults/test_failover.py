@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 import psycopg
 
-from tests.faults.conftest import opened
-from tests.faults.test_database import LONGEST, check_recovery
+from tests.support.databases import opened
 from tests.support.load import load
+from tests.support.recovery import LONGEST, check_recovery
 
 
 def make_standby(primary, standby) -> None:

@@ -6,8 +6,7 @@ import time
 from contextlib import ExitStack
 
 from app.config import ROOT
-from tests.conftest import migrate
-from tests.faults.conftest import opened
+from tests.support.databases import migrate, opened
 from tests.support.filled import fill
 from tests.support.live import serve
 from tests.support.load import load
@@ -35,12 +34,13 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
         callers = [database.sign_in(f"release{number}") for number in range(2 * CLIENTS)]
     release = previous_release(folder)
     with ExitStack() as stack:
-        old = stack.enter_context(serve(url, root=release))
+        old = stack.enter_context(serve(url, root=release, workers=2))
         former = stack.enter_context(load(f"127.0.0.1:{old.port}", callers[:CLIENTS]))
         time.sleep(3)
         migrate(url, "upgrade", EXPANDED)
         with (
-            serve(url, probe="/healthz") as new,  # not /readyz: it is not at its revision yet
+            # Not /readyz: it is not at its revision yet.
+            serve(url, probe="/healthz", workers=2) as new,
             load(f"127.0.0.1:{new.port}", callers[CLIENTS:]) as latter,
         ):
             time.sleep(3)

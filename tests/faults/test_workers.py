@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.faults.conftest import opened
 from tests.support.clusters import is_stopped
+from tests.support.databases import opened
 from tests.support.live import serve
 from tests.support.load import load
 from tests.support.proxy import NO_LIMITS, nginx
@@ -25,7 +25,10 @@ def workers(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("how_many", [1, 2])
 def test_a_killed_worker_fails_what_was_in_flight_and_loses_nothing(cluster, callers, how_many):
-    with serve(cluster.url()) as live, load(f"127.0.0.1:{live.port}", callers, 0.05) as clients:
+    with (
+        serve(cluster.url(), workers=2) as live,
+        load(f"127.0.0.1:{live.port}", callers, 0.05) as clients,
+    ):
         clients.first_success(time.monotonic())
         for _ in range(3):
             time.sleep(2)
@@ -123,12 +126,10 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
     unit.start(cluster.url(), ROOT_OF_APP=str(release))
     assert unit.get("/healthz")[1] == b'{"status":"ok"}'
-    config, monitoring = release / "app" / "config.py", release / "app" / "monitoring.py"
+    config, monitoring = release / "app" / "config.py", release / "app" / "api" / "monitoring.py"
     config.write_text(config.read_text() + '\nRELEASE = "next"\n')
     changed = monitoring.read_text().replace('{"status": "ok"}', '{"status": config.RELEASE}')
-    monitoring.write_text(
-        changed.replace("from app.config", "from app import config\nfrom app.config")
-    )
+    monitoring.write_text(changed.replace("from app import ", "from app import config, "))
     with load(address, callers, 0.05) as clients:
         os.kill(unit.service.pid, signal.SIGHUP)
         deadline = time.monotonic() + 20
@@ -143,7 +144,7 @@ def test_hup_with_code_that_cannot_start_changes_nothing(cluster, callers, unit,
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
     unit.start(cluster.url(), ROOT_OF_APP=str(release))
     before = set(unit.workers())
-    stats = release / "app" / "stats.py"
+    stats = release / "app" / "cli" / "stats.py"
     whole = stats.read_text()
     stats.write_text("import not_installed\n" + whole)
     with load(address, callers, 0.05) as clients:

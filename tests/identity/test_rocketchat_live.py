@@ -44,7 +44,7 @@ def judged(database_url, environ, log):
         "LOG_LEVEL": "info",
         **environ,
     }
-    with serve(database_url, log=log, **settings) as live:
+    with serve(database_url, log=log, workers=2, **settings) as live:
         yield live
 
 

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from app.config import ROOT
-from tests.conftest import migrate
-from tests.migrations.test_revisions import SCRIPTS
+from tests.support.databases import migrate
+from tests.support.scripts import SCRIPTS
 
 HEAD = SCRIPTS.get_current_head()
 ADD_COLUMN = 'op.execute("ALTER TABLE push_tokens ADD COLUMN note text")'

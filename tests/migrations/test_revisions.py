@@ -3,12 +3,10 @@
 import re
 
 import psycopg
-from alembic.script import ScriptDirectory
 
 from app.config import ROOT
-from tests.conftest import migrate
-
-SCRIPTS = ScriptDirectory(str(ROOT / "migrations"))
+from tests.support.databases import migrate
+from tests.support.scripts import SCRIPTS
 
 
 def test_there_is_one_head_and_names_are_numbered():

@@ -12,15 +12,13 @@ import pytest
 from app.config import ROOT
 from app.database import embedded
 from migrations.lock_retry import ADVISORY_LOCK
-from tests.conftest import migrate
-from tests.migrations.test_revisions import SCRIPTS
+from tests.support.databases import migrate
 from tests.support.filled import contents, fill, in_order
 from tests.support.roles import psql
+from tests.support.scripts import EXPANDED, SCRIPTS, script
 
 REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
 STEPS = list(zip(["base", *REVISIONS], REVISIONS, strict=False))
-
-EXPANDED = "0004_environment"  # what follows demands that rows are filled
 
 # What squawk may not judge: Alembic's own table; NOT NULL where a checked constraint proves it and
 # is then dropped, so that no row is read; and that undoing takes away.
@@ -29,14 +27,6 @@ EXCUSED = {
     "0007_environment_not_null": ["adding-not-nullable-field", "ban-drop-constraint"],
 }
 UNDOING = ["ban-drop-table", "ban-drop-column", "ban-drop-constraint", "ban-drop-not-null"]
-
-
-def script(verb: str, span: str) -> str:
-    """Return what Alembic prints."""
-    command = [sys.executable, "-m", "alembic", verb, span, "--sql"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    return done.stdout
 
 
 def squawk(text: str, *excluded: str) -> tuple[int, str]:

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
-from tests.api.test_client import missing_or_invalid
-from tests.conftest import migrate
-from tests.migrations.test_scripts import EXPANDED, script
+from tests.support.answers import missing_or_invalid
+from tests.support.databases import migrate
+from tests.support.exports import ndjson, row
 from tests.support.factories import body
 from tests.support.filled import fill
 from tests.support.roles import psql
-from tests.transfer.test_push_token_import import ndjson, row
+from tests.support.scripts import EXPANDED, script
 
 URL = "/api/v1/push.token"
 FIRST_OF_CONTRACT = "0005_environment_demanded"

@@ -5,8 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.api.test_service import FEEDBACK, count_statements, fill, iso, refused
-from tests.support.factories import APNS_TOKEN, FCM_TOKEN, body
+from tests.support.answers import refused
+from tests.support.factories import APNS_TOKEN, FCM_TOKEN, body, iso
+from tests.support.filled import register_many
+from tests.support.statements import count_statements
+
+FEEDBACK = "/api/v1/push.tokens.feedback"
 
 
 def verdict(**changes: object) -> dict[str, object]:
@@ -178,7 +182,7 @@ def test_a_thousand_verdicts_are_a_handful_of_statements(
     database,
     monkeypatch,
 ):
-    fill(database, 1000)
+    register_many(database, 1000)
     results = [verdict(appName="app", value=f"token{n}") for n in range(1000)]
     call(FEEDBACK, {"results": [verdict(value="x")]})
     keeps = [{**one, "status": 503} for one in results]

@@ -15,7 +15,7 @@ from psycopg import Cursor
 from psycopg.rows import tuple_row
 
 from app.database.connections import Connection
-from tests.conftest import close, migrate
+from tests.support.databases import close, migrate
 from tests.support.filled import fill
 
 # With half of them, PostgreSQL 15 rightly reads the table for the 3,000 rows of 1,000 users.

@@ -71,11 +71,15 @@ def test_a_worker_that_is_killed_is_replaced(database_url, alice):
 
 
 def test_hup_replaces_the_workers(database_url, alice):
-    with serve(database_url) as live:
+    with serve(database_url, workers=2) as live:
+        before = live.workers()
         live.process.send_signal(signal.SIGHUP)
-        for _ in range(50):
+        deadline = time.monotonic() + 30
+        while not live.is_renewed(before):
+            assert time.monotonic() < deadline, "the workers are the same"
             assert post(live, alice)["success"]
             time.sleep(0.02)
+        assert post(live, alice)["success"]
 
 
 def test_no_header_says_where_a_request_goes(live):

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -68,3 +69,8 @@ class Database:
 def body(**changes: object) -> dict[str, object]:
     """Return the body of a valid registration, with changes."""
     return {"type": "gcm", "value": FCM_TOKEN, "appName": "chat.example", **changes}
+
+
+def iso(moment: datetime) -> str:
+    """Return a moment as a sender writes it."""
+    return moment.astimezone(UTC).isoformat()

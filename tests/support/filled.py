@@ -6,6 +6,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from tests.support.factories import Database
+
 # Three registrations a user, in one of two sessions; push tokens and ids are scattered.
 FILL = """
 INSERT INTO user_sessions (token_hash, user_id, created_at, expires_at, can_sign_in)
@@ -55,3 +57,20 @@ def contents(url: str) -> dict[str, list[dict[str, Any]]]:
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows in an order that does not depend on where they are stored."""
     return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def register_many(database: Database, rows: int, end: str = "") -> None:
+    """Put registrations of as many users in, with ids in order; `end` ends the push tokens."""
+    database.execute(
+        "INSERT INTO user_sessions (token_hash, user_id)"
+        f" SELECT sha256(n::text::bytea), 'u' || n FROM generate_series(0, {rows - 1}) n"
+    )
+    # Or the foreign key is checked by the plan of a connection that knew few sessions.
+    database.execute("ANALYZE user_sessions")
+    database.execute(
+        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
+        " SELECT 'id' || lpad(n::text, 6, '0'), 'app', 'token' || n || %s, 'gcm', 'u' || n,"
+        f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
+        end,
+    )
+    database.execute("ANALYZE push_tokens")

@@ -1,6 +1,8 @@
 """The service as operators run it: gunicorn with its workers, on a free port."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +13,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
-from app.config import ROOT
+from app.config import ROOT, Settings
 
 
 @dataclass
@@ -34,6 +37,22 @@ class Live:
         except (urllib.error.URLError, OSError):
             return False
 
+    def workers(self) -> set[int]:
+        """Return the process ids of its workers."""
+        pid = self.process.pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def serving(self) -> int:
+        """Return how many workers have loaded the service, by their share in a gauge."""
+        _, _, text = ask(self, "/metrics", method="GET")
+        (limit,) = re.findall(r"^push_registry_pool_connections_limit (\S+)", text, re.M)
+        return int(float(limit)) // Settings().database_pool_size
+
+    def is_renewed(self, before: set[int], workers: int = 2) -> bool:
+        """Tell whether other workers than before serve, and none of those is left."""
+        now = self.workers()
+        return len(now) == workers and not now & before and self.serving() == workers
+
     def exchange(self, request: bytes, timeout: float = 10) -> bytes:
         """Send bytes as they are, end sending, and return all that comes back."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as client:
@@ -43,6 +62,21 @@ class Live:
             while received := client.recv(65536):
                 answer += received
         return answer
+
+
+def ask(
+    live: Live, path: str, fields: object = None, method: str = "POST", **headers: str
+) -> tuple[int, Message, str]:
+    """Make a call; return status, headers and body."""
+    data = None if fields is None else json.dumps(fields).encode()
+    request = urllib.request.Request(live.url + path, data, method=method)
+    for name, value in {"Content-Type": "application/json", **headers}.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.headers, answer.read().decode()
 
 
 def free_port() -> int:
@@ -69,14 +103,21 @@ def serve(
     log: Path | None = None,
     root: Path = ROOT,
     probe: str = "/readyz",
+    workers: int = 1,
     **environ: str,
 ) -> Iterator[Live]:
     """Run gunicorn on a database until the end of the `with`; what it logs may go to a file.
 
-    `root` is the checkout whose code serves, `probe` what says that it does.
+    `root` is the checkout whose code serves, `probe` what says that it does. All workers serve
+    when it begins: one that is told to end while it starts does not hear it.
     """
     port = free_port()
-    settings = {"DATABASE_URL": database_url, "PORT": str(port), "LOG_LEVEL": "warning"}
+    settings = {
+        "DATABASE_URL": database_url,
+        "PORT": str(port),
+        "LOG_LEVEL": "warning",
+        "WEB_CONCURRENCY": str(workers),
+    }
     with log.open("ab") if log else nullcontext() as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
@@ -87,7 +128,7 @@ def serve(
     live = Live(process, port)
     try:
         deadline = time.monotonic() + 30
-        while not live.says_yes(probe):
+        while not live.says_yes(probe) or (workers > 1 and live.serving() < workers):
             assert process.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
             time.sleep(0.05)

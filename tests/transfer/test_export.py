@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transfer.test_push_token_import import DATES, LATER, ndjson, row
+from tests.support.exports import DATES, LATER, ndjson, row
 
 BIN = Path(sys.executable).parent
 

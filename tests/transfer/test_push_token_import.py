@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +19,10 @@ from app.config import Settings
 from app.database.connections import connector
 from app.transfer import push_token_import
 from app.transfer.mongoexport import Entry
+from tests.support.exports import DATES, LATER, MOMENT, auth_hash, ndjson, row
 from tests.support.factories import APNS_TOKEN, body
 
 BIN = Path(sys.executable).parent
-MOMENT = datetime(2018, 9, 11, 18, 22, 55, 6000, UTC)
-DATE = {"$date": "2018-09-11T18:22:55.006Z"}
-LATER = {"$date": "2019-01-01T00:00:00.000Z"}
-DATES = [
-    DATE,
-    {"$date": {"$numberLong": "1536690175006"}},
-    {"$date": "2018-09-12T02:22:55.006+0800"},
-    {"$date": 1536690175006},
-]
-
-
-def auth_hash(name: str = "session") -> str:
-    return b64encode(hashlib.sha256(name.encode()).digest()).decode()
-
-
-def row(value: str = "t1", **changes: object) -> dict[str, object]:
-    """Return a row of era A; a change to None leaves the field out."""
-    made = {
-        "_id": f"id-{value}",
-        "token": {"gcm": value},
-        "authToken": auth_hash(value),
-        "appName": "main",
-        "userId": "alice",
-        "enabled": True,
-        "createdAt": DATE,
-        "updatedAt": DATE,
-        "metadata": {},
-        **changes,
-    }
-    return {name: field for name, field in made.items() if field is not None}
-
-
-def ndjson(*rows: object) -> bytes:
-    return b"".join(r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in rows)
 
 
 @pytest.fixture
@@ -312,7 +278,7 @@ TRUNCATED = {
 
 
 @pytest.mark.parametrize("form", TRUNCATED)
-def test_a_file_that_ends_in_the_middle_is_an_error_that_says_what_was_done(run, form):
+def test_a_file_that_ends_in_the_middle_is_an_error_with_what_was_done(run, form):
     _, result, _ = run(TRUNCATED[form]([row(f"t{n}") for n in range(50)]))
     assert result.exit_code == 1
     assert "line" in result.stderr

@@ -121,9 +121,7 @@ def test_several_sessions_of_others_are_each_named(run, database, alice, bob):
     assert said.count("known for another user than dan") == 3
 
 
-def test_who_only_held_imported_registrations_of_the_session_holds_them_no_more(
-    run, client, database
-):
+def test_a_placeholder_of_another_user_gives_way_to_the_session(run, client, database):
     holder = database.sign_in("former", expires=None, can_sign_in=False)
     summary, _ = run(lines(user("dan", login(holder.auth_token))))
     assert summary == {"read": 1, "sessions": 1, "rejected": 0}

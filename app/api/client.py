@@ -1,4 +1,4 @@
-"""The calls of the apps: one view a call."""
+"""Calls for the apps: one view a call."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def register_push_token() -> Answer:
 
 @bp.get("/push.token")
 def list_push_tokens() -> Answer:
-    """List the signed-in user's registrations, the latest renewed first."""
+    """List the signed-in user's registrations."""
     rows = push_tokens.of_user(g.credentials.user_id)
     return {"tokens": [schemas.dump_push_token(row) for row in rows], "success": True}
 

@@ -1,4 +1,4 @@
-"""What operators and load balancers ask."""
+"""Calls for operators, load balancers and Prometheus."""
 
 from flask import Blueprint, Response, jsonify
 from flask.typing import ResponseReturnValue
@@ -21,13 +21,19 @@ ALEMBIC_VERSION = table("alembic_version", column("version_num"))
 
 @bp.get("/healthz")
 def healthz() -> ResponseReturnValue:
-    """Tell that the process lives. It touches nothing: a restart mends no database."""
+    """Tell that the process lives.
+
+    It asks neither the database nor anything else, as restarting this process would not mend that.
+    """
     return ALIVE
 
 
 @bp.get("/readyz")
 def readyz() -> ResponseReturnValue:
-    """Tell whether requests can be served: the database answers and is at the code's revision."""
+    """Tell whether requests can be served.
+
+    They can if the database answers and is at the code's revision; else 503 says what is wrong.
+    """
     try:
         found = services.current().retrying(
             lambda: db.session.scalar(select(ALEMBIC_VERSION.c.version_num))
@@ -45,7 +51,10 @@ def readyz() -> ResponseReturnValue:
 
 @bp.get("/metrics")
 def show_metrics() -> ResponseReturnValue:
-    """Show what Prometheus reads; nginx lets nobody outside see it."""
+    """Show the metrics for Prometheus.
+
+    The nginx configuration in deploy/ does not pass this path on.
+    """
     folder = services.current().settings.prometheus_multiproc_dir
     return Response(metrics.render(folder), content_type=metrics.CONTENT_TYPE)
 

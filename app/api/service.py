@@ -1,4 +1,4 @@
-"""The calls of the services that send or announce sessions: one view a call."""
+"""Calls for the services that send, and for those that announce sessions: one view a call."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ Answer = dict[str, Any]
 @bp.post("/push.tokens.lookup")
 @requires_scope("lookup")
 def look_up_push_tokens() -> Answer | Response:
-    """Say under which push tokens up to 1,000 users are reachable."""
+    """Look up the registrations of up to 1,000 users."""
     asked = service_schemas.lookup.load(json_object(request))
     with_environment = asked.pop("with_environment")
     user_ids = sorted(set(asked.pop("user_ids")))  # as COLLATE "C" sorts: by code point
@@ -44,7 +44,7 @@ def look_up_push_tokens() -> Answer | Response:
 @bp.post("/push.tokens.list")
 @requires_scope("lookup")
 def list_push_tokens() -> Answer:
-    """Give a page of all registrations, and the cursor of the next one."""
+    """List all registrations, page by page."""
     asked = service_schemas.list_page.load(json_object(request))
     shape = {"with_environment": asked.pop("with_environment")}
     rows, last = services.current().retrying(lambda: push_tokens.page(**asked))
@@ -56,7 +56,10 @@ def list_push_tokens() -> Answer:
 @bp.post("/push.tokens.feedback")
 @requires_scope("feedback")
 def take_feedback() -> Answer:
-    """Remove what the push providers say is dead."""
+    """Report what the push providers said, and remove the push tokens that are dead.
+
+    Raises ValidationError for a verdict of the future.
+    """
     verdicts = service_schemas.feedback.load(json_object(request))["results"]
     try:
         outcome = services.current().committed(lambda: feedback.apply(verdicts))
@@ -70,7 +73,10 @@ def take_feedback() -> Answer:
 @bp.post("/sessions.put")
 @requires_scope("sessions")
 def put_sessions() -> Answer:
-    """Take over sessions that an identity provider announces."""
+    """Announce the sessions of an identity provider.
+
+    Raises ValidationError for hashes that are known for another user.
+    """
     announced = service_schemas.put_sessions.load(json_object(request))["sessions"]
     days = services.current().settings.session_days
     try:
@@ -84,7 +90,7 @@ def put_sessions() -> Answer:
 @bp.post("/sessions.revoke")
 @requires_scope("sessions")
 def revoke_sessions() -> Answer:
-    """End one, all other or all sessions of a user, and what was registered in them."""
+    """End one, all other or all sessions of a user, with their registrations."""
     asked = service_schemas.revoke_sessions.load(json_object(request))
     which = UserSession.user_id == asked["user_id"]
     if "token_hash" in asked:

@@ -53,14 +53,14 @@ def _embedded(settings: Settings) -> Finding:
 def _upstream(settings: Settings) -> Finding:
     if settings.auth_backend == "local":
         return Finding("upstream", "right", "not used: AUTH_BACKEND is local")
-    from app.identity.rocketchat import RocketChat, Verdict  # noqa: PLC0415 (only where it is used)
+    from app.identity.rocketchat import CheckResult, RocketChat  # noqa: PLC0415 (only where it is used)
 
     url = settings.rocketchat_url or ""
     upstream = RocketChat(url, settings.rocketchat_timeout)
     with closing(upstream):
         # No user has these credentials: a Rocket.Chat that answers denies them.
         verdict = upstream.ask(b"", b"flask-doctor", "flask-doctor")
-    if verdict is Verdict.DENIED:
+    if verdict is CheckResult.DENIED:
         return Finding("upstream", "right", f"Rocket.Chat answers at {url}")
     problem = upstream.problem or "confirms credentials that no user has"
     do = "correct ROCKETCHAT_URL, or check the proxy in front of Rocket.Chat"

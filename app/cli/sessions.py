@@ -59,7 +59,7 @@ def import_sessions(file: str) -> None:
     """
     shared = services.current()
     days, deadline = shared.settings.session_days, shared.settings.request_deadline
-    done, problem = session_import.Summary(), None
+    done, problem = session_import.SessionSummary(), None
     with ExitStack() as stack:
         export, size = stack.enter_context(source(file))
         documents = stack.enter_context(closing(entries(export)))

@@ -80,13 +80,14 @@ REGISTRATION = {
 
 @dataclass(frozen=True)
 class Call:
-    """A call: `guard` is None, "session" or a scope; `schema` checks the body."""
+    """What the code does not say of a call; `schema` checks its body.
+
+    Who may call it stands at the view and its blueprint, its summary is the view's docstring.
+    """
 
     tag: str
-    summary: str
     answer: str  # the name of the schema of a 200, or the content type of what is not JSON
     example: Any = None  # of a 200
-    guard: str | None = None
     schema: type[Schema] | None = None
     body: Any = None
     wrong: tuple[tuple[Any, str, str], ...] = ()  # a body, and the text and code of its 400
@@ -112,10 +113,8 @@ _ENDED = {"sessions": 1, "tokens": 0, "success": True}
 CALLS: dict[str, Call] = {
     "registration.register_push_token": Call(
         "Apps",
-        "Register a push token",
         "Registered",
         {"result": REGISTRATION, "success": True},
-        "session",
         schemas.RegisterPushToken,
         _BODY,
         (
@@ -134,18 +133,14 @@ CALLS: dict[str, Call] = {
     ),
     "client.list_push_tokens": Call(
         "Apps",
-        "List your registrations",
         "Listed",
         _TOKENS,
-        "session",
-        description="The latest renewed first.",
+        description="The 100 latest renewed, the latest first.",
     ),
     "client.remove_push_token": Call(
         "Apps",
-        "Remove a push token",
         "Done",
         {"success": True},
-        "session",
         schemas.RemovePushToken,
         {"token": VALUE},
         (_param("token", "missing or invalid", {"token": ""}),),
@@ -155,29 +150,24 @@ CALLS: dict[str, Call] = {
     ),
     "client.log_out": Call(
         "Apps",
-        "Log out",
         "LoggedOut",
         {"status": "success", "data": {"message": "You've been logged out!"}},
-        "session",
         description="Ends the calling session and all that was registered in it.",
     ),
     "service.look_up_push_tokens": Call(
         "Services",
-        "Look up where users are reachable",
         "Listed",
         _TOKENS,
-        "lookup",
         service_schemas.Lookup,
         {"userIds": [USER], "appName": APP},
         (({}, f"userIds: {_MISSING}", _PARAMS),),
-        description="Those whose session is live, ordered by userId, then _id.",
+        description="Those whose session is live, of each user the 100 latest renewed; ordered by"
+        " userId, _id and appName.",
     ),
     "service.list_push_tokens": Call(
         "Services",
-        "List all registrations, page by page",
         "Page",
         {"tokens": [REGISTRATION], "cursor": None, "success": True},
-        "lookup",
         service_schemas.ListPage,
         {"count": 100},
         (
@@ -192,10 +182,8 @@ CALLS: dict[str, Call] = {
     ),
     "service.take_feedback": Call(
         "Services",
-        "Report what the push providers said",
         "Counted",
         {"removed": 1, "kept": 0, "unknown": 0, "success": True},
-        "feedback",
         service_schemas.Feedback,
         {"results": [_VERDICT]},
         (
@@ -211,10 +199,8 @@ CALLS: dict[str, Call] = {
     ),
     "service.put_sessions": Call(
         "Services",
-        "Announce sessions",
         "Sessions",
         {"sessions": 1, "success": True},
-        "sessions",
         service_schemas.PutSessions,
         {"sessions": [{"userId": USER, "hashedToken": HASH, "expiresAt": None}]},
         (({"sessions": []}, "sessions: Must have 1 to 1000 elements.", _PARAMS),),
@@ -222,26 +208,23 @@ CALLS: dict[str, Call] = {
     ),
     "service.revoke_sessions": Call(
         "Services",
-        "End sessions",
         "Ended",
         _ENDED,
-        "sessions",
         service_schemas.RevokeSessions,
         {"userId": USER},
         (({}, f"userId: {_MISSING}", _PARAMS),),
         description="With what was registered in them: one (`hashedToken`), all but some"
         " (`exceptHashedTokens`), or all of a user.",
     ),
-    "monitoring.healthz": Call("Operation", "Does the process live?", "Alive", {"status": "ok"}),
+    "monitoring.healthz": Call("Operation", "Alive", {"status": "ok"}),
     "monitoring.readyz": Call(
         "Operation",
-        "Can requests be served?",
         "Ready",
         {"status": "ok", "revision": "0001_push_tokens"},
         description="The database answers and its revision is the code's; else 503 says which.",
     ),
-    "monitoring.show_metrics": Call("Operation", "Metrics for Prometheus", "text/plain"),
-    "docs.openapi_json": Call("Operation", "This document", "Document"),
-    "docs.show_page": Call("Operation", "This page", "text/html"),
-    "docs.show_asset": Call("Operation", "A file of this page", "*/*", more=("404",)),
+    "monitoring.show_metrics": Call("Operation", "text/plain"),
+    "docs.openapi_json": Call("Operation", "Document"),
+    "docs.show_page": Call("Operation", "text/html"),
+    "docs.show_asset": Call("Operation", "*/*", more=("404",)),
 }

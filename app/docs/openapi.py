@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Flask
+from werkzeug.routing import Rule
 
+from app.api import auth
 from app.api.schemas import BodyParam, DeviceId, DeviceType, Environment, RemovePushToken
 from app.api.service_schemas import BoundedText, Cursor, HashedToken, RevokeSessions
 from app.docs.answers import JSON, STRING, Json, answers, content, shared_answers
@@ -62,7 +64,22 @@ def _words(self: Any, field: Any, **kwargs: Any) -> Json:
     return {"description": description, "examples": [example]}
 
 
-def _statuses(call: Call) -> Json:
+def _security_of(app: Flask, rule: Rule) -> tuple[Json, str]:
+    """Return what a call demands of its callers, and its scope, "" where it has none.
+
+    Both are read where they are enforced: from the guard of the blueprint, and from the mark that
+    `auth.requires_scope` leaves at the view.
+    """
+    guards = app.before_request_funcs.get(rule.endpoint.partition(".")[0], ())
+    if auth.require_service_key in guards:
+        view: Any = app.view_functions[rule.endpoint]
+        return {"security": [{"serviceKey": []}]}, view.scope
+    if auth.require_session in guards or auth.require_credentials in guards:
+        return {"security": [{"userId": [], "authToken": []}]}, ""
+    return {}, ""
+
+
+def _statuses(call: Call, *, is_guarded: bool, has_scope: bool) -> Json:
     """Return the answers of a call."""
     is_json = "/" not in call.answer
     good: Json = {"description": "Done."}
@@ -71,9 +88,9 @@ def _statuses(call: Call) -> Json:
     )
     found = {"200": good}
     shared = {"400", "405", "413", "414", "429", "431", "500", "503", *call.more}
-    if call.guard:
+    if is_guarded:
         shared.add("401")
-    if call.tag == "Services":
+    if has_scope:
         shared |= {"403", "415"}
     found |= {status: {"$ref": f"#/components/responses/{status}"} for status in sorted(shared)}
     if call.wrong:
@@ -88,21 +105,20 @@ def _statuses(call: Call) -> Json:
     return found
 
 
-def _operation(endpoint: str, call: Call, assets: list[str]) -> Json:
-    """Describe one call."""
+def _operation(app: Flask, rule: Rule, assets: list[str]) -> Json:
+    """Describe one call, KeyError if CALLS lacks it."""
+    endpoint, call = rule.endpoint, CALLS[rule.endpoint]
+    security, scope = _security_of(app, rule)
+    summary, _, _ = str(app.view_functions[endpoint].__doc__).partition("\n")
     what: Json = {
         "tags": [call.tag],
         "operationId": endpoint.replace(".", "_"),
-        "summary": call.summary,
-        "responses": _statuses(call),
+        "summary": summary.removesuffix("."),
+        "responses": _statuses(call, is_guarded=bool(security), has_scope=bool(scope)),
+        **security,
     }
-    if call.description:
-        what["description"] = call.description
-    if call.guard == "session":
-        what["security"] = [{"userId": [], "authToken": []}]
-    elif call.guard:
-        what["security"] = [{"serviceKey": []}]
-        what["description"] += f" Scope: `{call.guard}`."
+    if sentences := [*filter(None, [call.description, scope and f"Scope: `{scope}`."])]:
+        what["description"] = " ".join(sentences)
     if call.schema:
         ref: Json = {"$ref": f"#/components/schemas/{call.schema.__name__}"}
         texts = dict.fromkeys(("environment",), STRING)  # a form has no null
@@ -170,7 +186,7 @@ def build(app: Flask, assets: list[str]) -> bytes:
     paths: dict[str, Json] = {}
     for rule in app.url_map.iter_rules():
         path = rule.rule.replace("<", "{").replace(">", "}")
-        operation = _operation(rule.endpoint, CALLS[rule.endpoint], assets)
+        operation = _operation(app, rule, assets)
         for method in (rule.methods or set()) - {"HEAD"}:
             paths.setdefault(path, {})[method.lower()] = operation
     order = list(CALLS)

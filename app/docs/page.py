@@ -44,7 +44,10 @@ def _send(path: Path, content_type: str) -> Response:
 
 @bp.get("/openapi.json")
 def openapi_json() -> Response:
-    """Show the document; it is made once a process, when first asked for."""
+    """Show this document.
+
+    It is made once a process, by the first request for it.
+    """
     shared = services.current()
     if shared.openapi is None:
         from app.docs import openapi  # noqa: PLC0415 (most workers are never asked)
@@ -55,13 +58,16 @@ def openapi_json() -> Response:
 
 @bp.get("/docs")
 def show_page() -> Response:
-    """Show the document as a page on which calls can be tried."""
+    """Show this page, on which calls can be tried."""
     return _send(FOLDER / "page.html", "text/html")
 
 
 @bp.get("/docs/<asset>")
 def show_asset(asset: str) -> Response:
-    """Send a file of the page; 404 for all that is not listed here."""
+    """Send a file of this page.
+
+    404 for a name that is in neither table.
+    """
     if asset in OURS:
         return _send(FOLDER / asset, OURS[asset])
     if asset in SWAGGER_UI:

@@ -1,7 +1,7 @@
-"""Whom Rocket.Chat says to be signed in, where it decides (`AUTH_BACKEND=rocketchat`).
+"""Confirmation of sessions by Rocket.Chat, where it decides (`AUTH_BACKEND=rocketchat`).
 
-Asked is only for credentials that no fresh session here answers for; what it says is kept as a
-session, so that the next calls cost one statement and no question.
+Rocket.Chat is asked only about credentials without a recently confirmed session here. Its
+confirmation is stored as a session, so that the next calls need one statement and no request.
 """
 
 from app import metrics
@@ -13,7 +13,7 @@ from app.registry import sessions
 
 
 class Confirmation:
-    """Asks Rocket.Chat, once for all who show the same credentials at the same moment."""
+    """Asks Rocket.Chat; simultaneous requests with the same credentials share one check."""
 
     def __init__(self, settings: Settings):
         from app.identity.rocketchat import RocketChat  # noqa: PLC0415 (urllib3, only where it is used)
@@ -30,11 +30,11 @@ class Confirmation:
         self._rocketchat.close()
 
     def confirm(self, token_hash: bytes, user_id: str, auth_token: bytes) -> int | None:
-        """Ask about credentials; return how old a confirmation may be that signs them in now.
+        """Ask about credentials; return the greatest age of a confirmation that is valid now.
 
-        That is seconds, for `models.is_valid_session`: more than usual while Rocket.Chat does not
-        say and the session is in its grace. None: Rocket.Chat denies them. Raises
-        UnavailableError when Rocket.Chat does not say and there is no grace.
+        The age is in seconds, for `models.is_valid_session`: longer than usual while Rocket.Chat
+        is unsure and the session is in its grace period. None: Rocket.Chat denies them. Raises
+        UnavailableError when Rocket.Chat is unsure and the session is not in its grace period.
         """
         key = (token_hash, user_id)
         return self._single_flight.join(
@@ -42,16 +42,16 @@ class Confirmation:
         )
 
     def _confirm(self, token_hash: bytes, user_id: str, auth_token: bytes) -> int | None:
-        from app.identity.rocketchat import Verdict  # noqa: PLC0415 (see above)
+        from app.identity.rocketchat import CheckResult  # noqa: PLC0415 (see above)
 
-        # Committed, so that no connection is held while Rocket.Chat thinks.
+        # Committed, so that no connection of the pool is held while Rocket.Chat answers.
         known = committed(
             lambda: sessions.known(token_hash, user_id, self._fresh, self._grace), self._deadline
         )
         if known and known.is_fresh:
-            return self._fresh  # somebody else has asked meanwhile
-        verdict = self._rocketchat.ask(token_hash, auth_token, user_id)
-        if verdict is Verdict.CONFIRMED:
+            return self._fresh  # another request has confirmed it meanwhile
+        result = self._rocketchat.ask(token_hash, auth_token, user_id)
+        if result is CheckResult.CONFIRMED:
             days, was_live = self._settings.session_days, bool(known and known.is_live)
             confirmed = committed(
                 lambda: sessions.confirm(token_hash, user_id, days, was_live=was_live),
@@ -59,7 +59,7 @@ class Confirmation:
             )
             if confirmed:
                 return self._fresh
-        elif verdict is Verdict.DENIED:
+        elif result is CheckResult.DENIED:
             if known:
                 _, removed = committed(
                     lambda: sessions.deny(token_hash, user_id, known.asked_at), self._deadline

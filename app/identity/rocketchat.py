@@ -1,8 +1,8 @@
-"""Asks Rocket.Chat whether somebody is signed in there: `GET /api/v1/me` with their credentials.
+"""Client that asks Rocket.Chat whether a user is signed in: `GET /api/v1/me` with the credentials.
 
-What it answers is believed only where it reads like Rocket.Chat: a 200 that names the same user,
-or a 401 in its JSON. All else confirms nothing and denies nothing: a proxy's own 401 must not end
-everybody's session. Redirects are not followed, as credentials must not travel.
+An answer counts only if it has the form of Rocket.Chat's own: a 200 that names the same user, or
+a 401 in its JSON. Any other answer neither confirms nor denies: a proxy's own 401 must not end
+sessions. Redirects are not followed, so that the credentials reach no other host.
 """
 
 import json
@@ -24,70 +24,72 @@ from app import metrics
 
 log = logging.getLogger(__name__)
 
-LINES = 20  # checks at one moment in a process; as many connections are kept open
-MAX_BODY = 256 * 1024  # bytes; a user of many settings has 10 KiB
-REST = 1.0  # seconds in which nobody asks after Rocket.Chat was away; then one tries
-DENIED_FOR = 5.0  # seconds in which the same wrong credentials are not asked about again
-MAX_DENIED = 10_000  # wrong credentials that are remembered; 1 MiB
-# Somebody before Rocket.Chat, or its limiter, says that it cannot now: true of everybody.
+MAX_CONNECTIONS = 20  # checks at the same time in one process; kept open between checks
+MAX_ANSWER = 256 * 1024  # bytes; a user of many settings has 10 KiB
+COOLDOWN = 1.0  # seconds without a check after Rocket.Chat was away; then one request tries
+DENIED_FOR = 5.0  # seconds for which a denial is remembered
+MAX_DENIED = 10_000  # remembered denials; 1 MiB
+# Statuses of a proxy or of a rate limiter: they say nothing of one caller.
 AWAY = (429, 502, 503, 504)
 
 
-class Verdict(Enum):
-    """What Rocket.Chat says of credentials."""
+class CheckResult(Enum):
+    """What a check of credentials found."""
 
     CONFIRMED = "confirmed"
     DENIED = "denied"
-    UNSURE = "unsure"  # it is away, or does not answer as Rocket.Chat does
+    UNSURE = "unsure"  # it is away, or the answer is not of Rocket.Chat's form
 
 
 class RocketChat:
-    """The way to one Rocket.Chat, for all of a process."""
+    """The connections of one process to one Rocket.Chat, and what it said recently."""
 
     def __init__(self, url: str, timeout: float):
         """Take the URL, whose path is kept, and the seconds that a check may take as a whole."""
         parts = urlsplit(url)
         self._timeout = timeout
-        self._lines: queue.LifoQueue[_Line] = queue.LifoQueue()
-        for _ in range(LINES):
-            self._lines.put(_Line(parts.scheme, parts.hostname or "", parts.port, parts.path))
+        self._connections: queue.LifoQueue[_Connection] = queue.LifoQueue()
+        for _ in range(MAX_CONNECTIONS):
+            self._connections.put(
+                _Connection(parts.scheme, parts.hostname or "", parts.port, parts.path)
+            )
         self._mutex = threading.Lock()
         self._denied: OrderedDict[bytes, float] = OrderedDict()
         self._away_until: float | None = None
         self.problem: str | None = None  # why it was unsure last
 
-    def ask(self, token_hash: bytes, auth_token: bytes, user_id: str) -> Verdict:
-        """Return what Rocket.Chat says, within the timeout; `token_hash` only serves to remember.
+    def ask(self, token_hash: bytes, auth_token: bytes, user_id: str) -> CheckResult:
+        """Check credentials, within the timeout; `token_hash` is only the key of a denial.
 
-        Credentials that no header can carry are denied unasked. Raises nothing.
+        Credentials that a header cannot carry are denied without a request. Raises nothing.
         """
         began = time.monotonic()
         secret, user = auth_token.decode("latin-1"), user_id.encode().decode("latin-1")
         if not (_is_header(secret) and _is_header(user)):
-            return Verdict.DENIED
+            return CheckResult.DENIED
         key = token_hash + user_id.encode()
         with self._mutex:
             if self._denied.get(key, 0) > began:
-                return Verdict.DENIED
+                return CheckResult.DENIED
             if self._away_until is not None:
                 if began < self._away_until:
-                    return Verdict.UNSURE
-                self._away_until = began + self._timeout + REST  # this one tries
-        verdict, is_away = self._check(secret, user, user_id, began + self._timeout)
+                    return CheckResult.UNSURE
+                self._away_until = began + self._timeout + COOLDOWN  # this request tries
+        result, is_away = self._check(secret, user, user_id, began + self._timeout)
         with self._mutex:
-            self._away_until = time.monotonic() + REST if is_away else None
-            if verdict is Verdict.DENIED:
+            self._away_until = time.monotonic() + COOLDOWN if is_away else None
+            if result is CheckResult.DENIED:
                 self._remember(key)
-        metrics.ROCKETCHAT_CHECKS.labels(verdict.value).observe(time.monotonic() - began)
-        return verdict
+        metrics.ROCKETCHAT_CHECKS.labels(result.value).observe(time.monotonic() - began)
+        return result
 
     def close(self) -> None:
-        """Close the connections that nobody uses; the next check opens another."""
-        for line in list(self._lines.queue):
-            line.close()
+        """Close the idle connections; the next check opens another."""
+        for connection in list(self._connections.queue):
+            connection.close()
 
     def _remember(self, key: bytes) -> None:
-        """Keep that credentials were denied; the oldest go first."""
+        """Remember a denial; beyond MAX_DENIED the oldest is forgotten."""
         self._denied[key] = time.monotonic() + DENIED_FOR
         self._denied.move_to_end(key)
         if len(self._denied) > MAX_DENIED:
@@ -95,31 +97,31 @@ class RocketChat:
 
     def _check(
         self, secret: str, user: str, user_id: str, deadline: float
-    ) -> tuple[Verdict, bool]:
-        """Ask over a free line; return the verdict, and whether Rocket.Chat is away."""
+    ) -> tuple[CheckResult, bool]:
+        """Check over a free connection; return the result, and whether Rocket.Chat is away."""
         try:
-            line = self._lines.get(timeout=self._timeout)
+            connection = self._connections.get(timeout=self._timeout)
         except queue.Empty:
-            log.warning("Rocket.Chat: all %d lines are taken", LINES)
-            return Verdict.UNSURE, False
+            log.warning("Rocket.Chat: all %d connections are in use", MAX_CONNECTIONS)
+            return CheckResult.UNSURE, False
         try:
-            status, body = line.get({"X-Auth-Token": secret, "X-User-Id": user}, deadline)
-        except Exception as error:  # whatever it was, nobody was confirmed
+            status, body = connection.get({"X-Auth-Token": secret, "X-User-Id": user}, deadline)
+        except Exception as error:  # of any kind: it confirms nothing
             # Its text is not repeated: http.client's may hold a header.
             self.problem = f"does not answer: {type(error).__name__}"
             log.warning("Rocket.Chat %s", self.problem)
-            return Verdict.UNSURE, True
+            return CheckResult.UNSURE, True
         finally:
-            self._lines.put(line)
-        verdict = _read(status, body, user_id)
-        if verdict is Verdict.UNSURE:
+            self._connections.put(connection)
+        result = _read(status, body, user_id)
+        if result is CheckResult.UNSURE:
             self.problem = f"answers {status}, not as Rocket.Chat does"
             log.warning("Rocket.Chat %s", self.problem)
-        return verdict, status in AWAY
+        return result, status in AWAY
 
 
-class _Line:
-    """A connection to Rocket.Chat, opened where there is none."""
+class _Connection:
+    """A connection to Rocket.Chat, opened when it is first needed or was closed."""
 
     def __init__(self, scheme: str, host: str, port: int | None, path: str):
         kind = HTTPSConnection if scheme == "https" else HTTPConnection
@@ -127,13 +129,15 @@ class _Line:
         self._path = f"{path.rstrip('/')}/api/v1/me"
 
     def close(self) -> None:
-        """Close the connection; the next question opens another."""
+        """Close the connection; the next request opens another."""
         self._connection.close()
 
     def get(self, headers: dict[str, str], deadline: float) -> tuple[int, bytes]:
-        """Return status and body, both read before the deadline.
+        """Request `/api/v1/me`; return status and body, both read before the deadline.
 
-        A connection that was kept may have been closed meanwhile; then another one is opened.
+        A kept connection may have been closed by the other side: then the request is sent once
+        more, over a new one. Raises TimeoutError after the deadline, ValueError for a body over
+        MAX_ANSWER, and what urllib3 and http.client raise.
         """
         headers |= {"Accept": "application/json", "Accept-Encoding": "identity"}
         was_kept = self._connection.is_connected
@@ -153,29 +157,29 @@ class _Line:
         self._connection.timeout = left
         if self._connection.sock:
             self._connection.sock.settimeout(left)
-        # A socket's timeout is for one wait; who sends a byte a second is cut off by the clock.
+        # A socket's timeout is of one read; the timer also ends an answer of a byte a second.
         clock = threading.Timer(left, self._cut)
         clock.daemon = True
         clock.start()
         try:
             self._connection.request("GET", self._path, headers=headers, preload_content=False)
             response: BaseHTTPResponse = self._connection.getresponse()
-            body = response.read(MAX_BODY + 1)
-            if len(body) > MAX_BODY:
+            body = response.read(MAX_ANSWER + 1)
+            if len(body) > MAX_ANSWER:
                 raise ValueError("too large")
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if response.headers.get("Connection", "").lower() == "close":
                 self._connection.close()
         except BaseException:
-            self._connection.close()  # nobody knows what it is about to say
+            self._connection.close()  # what is left of its answer must not reach the next request
             raise
         finally:
             clock.cancel()
         return response.status, body
 
     def _cut(self) -> None:
-        """End whatever waits for the other side."""
+        """Shut the socket down, which ends a read that waits."""
         if sock := self._connection.sock:
             with suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -186,16 +190,16 @@ def _is_header(text: str) -> bool:
     return text == text.strip() and all(c >= " " and c != "\x7f" for c in text)
 
 
-def _read(status: int, body: bytes, user_id: str) -> Verdict:
-    """Say what an answer means; the bodies of a 401 are those of several eras."""
+def _read(status: int, body: bytes, user_id: str) -> CheckResult:
+    """Return what an answer means; Rocket.Chat's versions have two forms of a 401's body."""
     try:
-        said = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError):
-        return Verdict.UNSURE
-    if not isinstance(said, dict):
-        return Verdict.UNSURE
-    if status == 200 and said.get("success") is True and said.get("_id") == user_id:
-        return Verdict.CONFIRMED
-    if status == 401 and (said.get("status") == "error" or said.get("success") is False):
-        return Verdict.DENIED
-    return Verdict.UNSURE
+        return CheckResult.UNSURE
+    if not isinstance(answer, dict):
+        return CheckResult.UNSURE
+    if status == 200 and answer.get("success") is True and answer.get("_id") == user_id:
+        return CheckResult.CONFIRMED
+    if status == 401 and (answer.get("status") == "error" or answer.get("success") is False):
+        return CheckResult.DENIED
+    return CheckResult.UNSURE

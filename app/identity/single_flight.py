@@ -1,4 +1,4 @@
-"""One request does what several want at the same moment; the others wait for its result."""
+"""Calls with the same key at the same time: one runs, the others wait for its result."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """The calls under way in this process, by their key."""
+    """The calls that run now in this process, by their key."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -20,7 +20,7 @@ class SingleFlight(Generic[T]):
     def join(self, key: Hashable, work: Callable[[], T], seconds: float) -> T:
         """Run `work`, or wait up to `seconds` for the call that runs it under this key.
 
-        Returns and raises what it did; UnavailableError when it takes longer.
+        Returns and raises what that call does; UnavailableError when it takes longer.
         """
         with self._mutex:
             flight = self._under_way.get(key)
@@ -33,8 +33,8 @@ class SingleFlight(Generic[T]):
             return flight.result(seconds)
         except TimeoutError:
             if flight.done():
-                raise  # the work's own
-            raise UnavailableError("the request that asks for all takes too long") from None
+                raise  # it is the TimeoutError of `work`
+            raise UnavailableError("the request that others wait for takes too long") from None
 
     def _fly(self, key: Hashable, flight: Future[T], work: Callable[[], T]) -> None:
         try:
@@ -42,7 +42,7 @@ class SingleFlight(Generic[T]):
         except Exception as error:  # every caller raises it
             flight.set_exception(error)
         except BaseException:
-            flight.set_exception(UnavailableError("the request that asked for all was ended"))
+            flight.set_exception(UnavailableError("the request that others wait for was ended"))
             raise
         finally:
             with self._mutex:

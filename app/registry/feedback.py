@@ -31,7 +31,7 @@ REMOVES = (
     # moment.
 )
 TYPES = {"fcm": GCM, "apns": APN}
-MAX_AHEAD = timedelta(minutes=5)  # of the database's clock
+CLOCK_TOLERANCE = timedelta(minutes=5)  # of the database's clock
 
 Key = tuple[str, str, str]  # app name, push token, type
 
@@ -45,7 +45,7 @@ class FutureVerdictError(Exception):
         self.field = field
 
 
-class Outcome(NamedTuple):
+class FeedbackCounts(NamedTuple):
     """How many verdicts removed a registration, left it, or met none."""
 
     removed: int
@@ -85,7 +85,7 @@ def _key(verdict: Mapping[str, Any]) -> Key:
     return verdict["app_name"], normalize_apns_token(value) if type_ == APN else value, type_
 
 
-def apply(verdicts: Sequence[Mapping[str, Any]]) -> Outcome:
+def apply(verdicts: Sequence[Mapping[str, Any]]) -> FeedbackCounts:
     """Remove the registrations that verdicts declare dead; count every verdict once.
 
     A registration renewed at the verdict's moment or later is kept. Of several verdicts on one
@@ -110,11 +110,11 @@ def apply(verdicts: Sequence[Mapping[str, Any]]) -> Outcome:
             removed.remove(key)
         else:
             counts["kept"] += 1
-    return Outcome(**counts)
+    return FeedbackCounts(**counts)
 
 
 def _check_clock(verdicts: Sequence[Mapping[str, Any]]) -> None:
-    latest = db.session.scalars(select(func.now())).one() + MAX_AHEAD
+    latest = db.session.scalars(select(func.now())).one() + CLOCK_TOLERANCE
     for place, verdict in enumerate(verdicts):
         if moment(verdict) > latest:
             raise FutureVerdictError(place, "timestamp" if _says_when(verdict) else "sentAt")

@@ -22,7 +22,7 @@ ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environmen
 # Likewise before revision 0008, whose rows' ids were the devices' names.
 DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
 
-VIEW = [
+PUBLIC_COLUMNS = [
     PushToken.id,
     PushToken.app_name,
     PushToken.token,
@@ -57,7 +57,7 @@ def register(asked: Registration) -> Registered | None:
 
 def of_user(user_id: str) -> Sequence[RowMapping]:
     """Return a user's MAX_OF_USER latest renewed registrations, the latest first."""
-    theirs = select(*VIEW).where(PushToken.user_id == user_id)
+    theirs = select(*PUBLIC_COLUMNS).where(PushToken.user_id == user_id)
     newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id).limit(MAX_OF_USER)
     return db.session.execute(newest_first).mappings().all()
 
@@ -88,7 +88,7 @@ def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | No
     """
     asked = as_table("asked", user_id=(Text, list(user_ids)))
     latest = (
-        select(*VIEW)
+        select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
         .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_live())
         .where(*_filters(wanted))
@@ -116,11 +116,13 @@ def page(
     most EXAMINED rows are looked at, so that a rare filter costs no more than a common one.
     """
     after = PushToken.id > (cursor or "")
-    end = select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
-    last = db.session.scalar(end)
+    boundary = (
+        select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
+    )
+    last = db.session.scalar(boundary)
     within = and_(after, PushToken.id <= last) if last else after
     matching = (
-        select(*VIEW)
+        select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
         .where(within, is_live(), *_filters(wanted))
         .order_by(PushToken.id)

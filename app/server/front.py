@@ -16,7 +16,7 @@ from app import services
 from app.api import bodies, errors, monitoring, request_log
 from app.api.request_log import RequestRecord
 from app.database.failures import UnavailableError
-from app.identity.rocketchat import LINES as MAX_CONNECTIONS
+from app.identity.rocketchat import MAX_CONNECTIONS
 from app.server import wsgi
 from app.server.group_commit import GroupCommit
 from app.server.threads import Threads

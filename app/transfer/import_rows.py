@@ -19,7 +19,7 @@ from app.limits import (
 from app.transfer.mongoexport import parse_date
 
 
-class Row(NamedTuple):
+class ImportRow(NamedTuple):
     """A row of the staging table."""
 
     id: str
@@ -42,7 +42,7 @@ def placeholder_hash(user_id: str) -> bytes:
     return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
 
 
-def read(document: dict[str, Any]) -> Row:
+def read(document: dict[str, Any]) -> ImportRow:
     """Return the row of a document; ValueError names the field that is wrong."""
     kind, token = _push_token(document)
     user_id = _text(document, "userId", MAX_USER_ID)
@@ -53,7 +53,7 @@ def read(document: dict[str, Any]) -> Row:
     environment = document.get("environment", PRODUCTION)  # only our own export has it
     if environment not in ENVIRONMENTS:
         raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
-    return Row(
+    return ImportRow(
         fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
         _text(document, "appName", MAX_APP_NAME),
         token,

@@ -21,7 +21,7 @@ from app.database.connections import Connection
 from app.database.failures import RETRYABLE
 from app.identifiers import fresh_id
 from app.transfer import import_sql as sql
-from app.transfer.import_rows import Row, read
+from app.transfer.import_rows import ImportRow, read
 from app.transfer.mongoexport import Entry
 
 # Rows in one transaction. Requests for its rows wait until it ends, for a second at most, so a
@@ -31,15 +31,15 @@ HELD = 0.25  # seconds that a transaction, and so its locks, should last
 PATIENCE = 60.0  # seconds for which a batch that lost a race is tried again
 
 Reject = Callable[[Entry, str], None]
-Batch = dict[int, tuple[Entry, Row]]  # by place in the file
-Outcome = tuple[int, int, Mapping[int, bool]]  # rows written, rows there before, misfits
-Merging = tuple[Batch, Future[Outcome]]
+Batch = dict[int, tuple[Entry, ImportRow]]  # by place in the file
+Merged = tuple[int, int, Mapping[int, bool]]  # rows written, rows there before, misfits
+Merging = tuple[Batch, Future[Merged]]
 
 REASONS = {True: "authToken: the session of another user", False: "authToken: no known session"}
 
 
 @dataclass
-class Summary:
+class ImportSummary:
     """Counts of documents by outcome; `read` is the sum of the others."""
 
     read: int = 0
@@ -64,7 +64,7 @@ class Importer:
         self._size = BATCH / 10
         self._place = 0
         self._documents = 0
-        self.summary = Summary()
+        self.summary = ImportSummary()
         connection.prepare_threshold = None  # a plan must not outlive the size it was made for
         connection.execute(sql.PREPARE)
 
@@ -120,7 +120,7 @@ class Importer:
         self.summary.read += 1
         self.summary.rejected += 1
 
-    def _flush(self, staged: str) -> Outcome:
+    def _flush(self, staged: str) -> Merged:
         """Merge a batch and commit; retry when it lost a race."""
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -141,7 +141,7 @@ class Importer:
         fitting = rows * HELD / seconds
         self._size = max(SMALLEST_BATCH, min(BATCH, fitting, self._size * 2))
 
-    def _count(self, batch: Batch, outcome: Outcome) -> None:
+    def _count(self, batch: Batch, outcome: Merged) -> None:
         written, old, misfits = outcome
         for place, is_foreign in sorted(misfits.items()):
             self._refuse(batch[place][0], REASONS[is_foreign])
@@ -152,7 +152,7 @@ class Importer:
         self.summary.unchanged += len(batch) - len(misfits) - written
         self.summary.read += len(batch) - len(misfits)
 
-    def _merge(self, staged: str) -> Outcome:
+    def _merge(self, staged: str) -> Merged:
         """Merge; return rows written, rows that existed before, and the misfits' places."""
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:
@@ -171,7 +171,7 @@ class Importer:
         return written, old, misfits
 
 
-def _staged(place: int, row: Row) -> str:
+def _staged(place: int, row: ImportRow) -> str:
     """Format a row for COPY."""
     fields = [_escape(text) for text in row[:5]]
     id_, app_name, token, type_, user_id = fields

@@ -40,7 +40,7 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
 
 
 @dataclass
-class Summary:
+class SessionSummary:
     """Counts of users' documents and of their sessions."""
 
     read: int = 0
@@ -53,14 +53,14 @@ def run(
     days: int,
     deadline: float,
     reject: Callable[[int, str], None],
-) -> Iterator[Summary]:
+) -> Iterator[SessionSummary]:
     """Import sessions in committed batches; yield the summary so far after each.
 
     `deadline` is the seconds for which a batch that lost a race is tried again. `reject` is called
     with the line and the reason of what is left out: a whole document where it is wrong, one
     session where it is another user's. When reading fails, what was read before is imported too.
     """
-    done = Summary()
+    done = SessionSummary()
     batch: list[tuple[int, dict[str, Any]]] = []
     try:
         for entry in entries:
@@ -86,7 +86,7 @@ def _put(
     days: int,
     deadline: float,
     reject: Callable[[int, str], None],
-    done: Summary,
+    done: SessionSummary,
 ) -> None:
     """Store a batch without the sessions of other users, and count both."""
     while batch:

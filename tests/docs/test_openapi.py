@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app.api import errors
+from app.docs import openapi
 from app.docs.calls import CALLS, HASH, USER
 from tests.support.factories import Caller
 
@@ -156,6 +157,28 @@ def test_the_examples_of_wrong_fields_are_what_the_service_answers(document, app
             assert examples(content)[place] == said
             called += 1
     assert called == 11
+
+
+def test_scope_guard_and_summary_are_read_from_the_views(app, monkeypatch):
+    """As they are enforced: what is changed at a view or a blueprint changes the document."""
+
+    def described(path: str) -> dict[str, object]:
+        return json.loads(openapi.build(app, []))["paths"][path]["post"]
+
+    lookup, logout = "/api/v1/push.tokens.lookup", "/api/v1/logout"
+    view = app.view_functions["service.look_up_push_tokens"]
+    before = described(lookup)
+    assert before["description"].endswith(" Scope: `lookup`.")
+    assert before["security"] == [{"serviceKey": []}]
+    assert before["summary"] == view.__doc__.splitlines()[0].removesuffix(".")
+    monkeypatch.setattr(view, "scope", "feedback")
+    monkeypatch.setattr(view, "__doc__", "Say something else.\n\nAnd more.")
+    assert described(lookup)["description"].endswith(" Scope: `feedback`.")
+    assert described(lookup)["summary"] == "Say something else"
+    assert described(logout)["security"] == [{"userId": [], "authToken": []}]
+    monkeypatch.setitem(app.before_request_funcs, "client", [])
+    assert "security" not in described(logout)
+    assert "401" not in described(logout)["responses"]
 
 
 def test_the_shared_errors_are_what_the_service_answers(document, client, caller, issue):

@@ -15,7 +15,7 @@ from sqlalchemy import event
 from app.config import ROOT, ConfigError, Settings
 from app.database.connections import Connection
 from app.identity import rocketchat
-from app.identity.rocketchat import RocketChat, Verdict
+from app.identity.rocketchat import CheckResult, RocketChat
 from app.models import db
 from tests.support.chat import ERAS, FAULTS, answer, chat, honest
 from tests.support.factories import Caller, body
@@ -37,7 +37,7 @@ def server():
 @pytest.fixture
 def judged(new_app, database_url, server, monkeypatch):
     """The service, for which that server decides; it forgets at once that the server was away."""
-    monkeypatch.setattr(rocketchat, "REST", 0.0)
+    monkeypatch.setattr(rocketchat, "COOLDOWN", 0.0)
     return new_app(
         database_url=database_url,
         database_pool_size=3,
@@ -374,7 +374,7 @@ def test_many_with_the_same_credentials_ask_once(judged, server, carol):
 
 
 def test_at_most_so_many_ask_at_once(server, monkeypatch, ask_at):
-    monkeypatch.setattr(rocketchat, "LINES", 3)
+    monkeypatch.setattr(rocketchat, "MAX_CONNECTIONS", 3)
     at_once, most, mutex = 0, 0, threading.Lock()
 
     def count(handler):
@@ -391,18 +391,18 @@ def test_at_most_so_many_ask_at_once(server, monkeypatch, ask_at):
     upstream = ask_at(server.url, 5)
     with ThreadPoolExecutor(12) as pool:
         verdicts = pool.map(lambda n: upstream.ask(b"%d" % n, b"secret%d" % n, "dave"), range(12))
-        assert set(verdicts) == {Verdict.DENIED}
+        assert set(verdicts) == {CheckResult.DENIED}
     assert most == 3
 
 
 def test_who_finds_no_free_line_in_time_is_not_let_in(server, monkeypatch, ask_at):
-    monkeypatch.setattr(rocketchat, "LINES", 1)
+    monkeypatch.setattr(rocketchat, "MAX_CONNECTIONS", 1)
     server.fault = FAULTS["hang"]
     upstream = ask_at(server.url, 0.3)
     with ThreadPoolExecutor(4) as pool:
         began = time.monotonic()
         verdicts = pool.map(lambda n: upstream.ask(b"%d" % n, b"secret%d" % n, "dave"), range(4))
-        assert set(verdicts) == {Verdict.UNSURE}
+        assert set(verdicts) == {CheckResult.UNSURE}
         assert time.monotonic() - began < 1.5
 
 
@@ -421,25 +421,25 @@ def test_what_is_remembered_is_bounded(server, monkeypatch, ask_at):
     monkeypatch.setattr(rocketchat, "MAX_DENIED", 10)
     upstream = ask_at(server.url, 5)
     for number in range(30):
-        assert upstream.ask(b"%d" % number, b"x", "dave") is Verdict.DENIED
+        assert upstream.ask(b"%d" % number, b"x", "dave") is CheckResult.DENIED
     assert len(upstream._denied) == 10
 
 
 def test_when_it_is_away_one_tries_and_the_others_do_not_wait(server, monkeypatch, ask_at):
-    monkeypatch.setattr(rocketchat, "REST", 0.3)
+    monkeypatch.setattr(rocketchat, "COOLDOWN", 0.3)
     upstream = ask_at(server.url, 0.2)
     server.fault = FAULTS["hang"]
-    assert upstream.ask(b"0", b"secret", "dave") is Verdict.UNSURE
+    assert upstream.ask(b"0", b"secret", "dave") is CheckResult.UNSURE
     began = time.monotonic()
     for _ in range(100):
-        assert upstream.ask(b"0", b"secret", "dave") is Verdict.UNSURE
+        assert upstream.ask(b"0", b"secret", "dave") is CheckResult.UNSURE
     assert time.monotonic() - began < 0.15
     assert server.asked.total() == 1
     server.fault = honest
     server.signed_in["secret"] = "dave"
     time.sleep(0.3)
-    assert upstream.ask(b"0", b"secret", "dave") is Verdict.CONFIRMED
-    assert upstream.ask(b"0", b"secret", "dave") is Verdict.CONFIRMED
+    assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
+    assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
 
 
 def test_a_connection_is_kept_and_one_that_was_closed_is_opened_again(ask_at):
@@ -449,16 +449,16 @@ def test_a_connection_is_kept_and_one_that_was_closed_is_opened_again(ask_at):
         with chat(port) as server:
             server.signed_in["secret"] = "dave"
             for _ in range(3):
-                assert upstream.ask(b"0", b"secret", "dave") is Verdict.CONFIRMED
-        for line in list(upstream._lines.queue):  # its threads keep what is open
-            if sock := line._connection.sock:
+                assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
+        for connection in list(upstream._connections.queue):  # its threads keep what is open
+            if sock := connection._connection.sock:
                 sock.shutdown(2)
 
 
 def test_a_path_before_the_api_is_kept(server, ask_at):
     server.signed_in["secret"] = "dave"
     upstream = ask_at(f"{server.url}/chat/", 2)
-    assert upstream.ask(b"0", b"secret", "dave") is Verdict.CONFIRMED
+    assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
     assert server.paths == ["/chat/api/v1/me"]
 
 
@@ -475,7 +475,7 @@ def test_a_path_before_the_api_is_kept(server, ask_at):
     ],
 )
 def test_what_no_header_can_carry_is_denied_unasked(server, auth_token, user_id, ask_at):
-    assert ask_at(server.url, 2).ask(b"0", auth_token, user_id) is Verdict.DENIED
+    assert ask_at(server.url, 2).ask(b"0", auth_token, user_id) is CheckResult.DENIED
     assert not server.asked
 
 
@@ -497,10 +497,10 @@ def test_a_certificate_that_nobody_vouches_for_is_not_spoken_to(tmp_path, monkey
     with chat() as server:
         server.encrypt(tmp_path / "fullchain.pem", tmp_path / "privkey.pem")
         server.signed_in["secret"] = "dave"
-        assert ask_at(server.url, 2).ask(b"0", b"secret", "dave") is Verdict.UNSURE
+        assert ask_at(server.url, 2).ask(b"0", b"secret", "dave") is CheckResult.UNSURE
         assert not server.asked
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "fullchain.pem"))
-        assert ask_at(server.url, 2).ask(b"0", b"secret", "dave") is Verdict.CONFIRMED
+        assert ask_at(server.url, 2).ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -54,13 +54,13 @@ migration: $(VENV)/dev.installed ## Begin a revision: make migration m=add_kind
 	$(BIN)/alembic revision -m "$(m)" \
 		--rev-id "$$(printf %04d $$(($$(ls migrations/versions/*.py | wc -l) + 1)))_$(m)"
 
-bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk and nginx)
+bench: $(VENV)/dev.installed ## Measure registrations a second (needs wrk; nginx and npm for all of it)
 	$(BIN)/python -m bench
 
 bench-growth: $(VENV)/dev.installed ## The same up to 10 million rows (needs wrk)
 	$(BIN)/python -m bench.growth
 
-bench-hot: $(VENV)/dev.installed ## Measure storage parameters: HOT ratio and bloat after a million refreshes
+bench-hot: $(VENV)/dev.installed ## Measure storage parameters: HOT ratio and bloat after a million refreshes (needs wrk)
 	$(BIN)/python -m bench.hot
 
 bench-lookup: $(VENV)/dev.installed ## Compare push.tokens.lookup with its bare SQL
@@ -84,3 +84,5 @@ lock: $(VENV)/dev.installed ## Renew the locked dependencies
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
 	$(LOCK) --group bench -o requirements-bench.txt
 	$(LOCK) --group fast -o requirements-fast.txt
+	$(LOCK) bench/peers/fastapi/requirements.in -o bench/peers/fastapi/requirements.txt
+	cd bench/peers/fastify && npm update --package-lock-only --ignore-scripts --silent

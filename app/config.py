@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ConfigError(SystemExit):
-    """An unusable setting: ends flask, alembic or gunicorn with one line and exit status 1."""
+    """A setting that cannot be used: ends the process with one line and exit status 1."""
 
     def __init__(self, variable: str, problem: str):
         self.problem = f"{variable} {problem}"
@@ -20,7 +20,7 @@ class ConfigError(SystemExit):
 
 
 def _database_url(text: str) -> str:
-    """Let libpq judge the rest of the URI; here only what it would misread is caught."""
+    """Check the scheme only; libpq checks the rest."""
     if urlsplit(text).scheme not in ("postgresql", "postgres"):
         # The value is not repeated: it may hold a password.
         raise ValueError("must be a postgresql:// URI")
@@ -60,7 +60,7 @@ def _auth_backend(text: str) -> str:
 
 
 def _http_url(text: str) -> str:
-    """Take a URL that credentials may be sent to; the value, which may hold some, is not shown."""
+    """Check a URL that credentials are sent to; errors do not repeat it, as it may hold some."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -112,7 +112,7 @@ class Settings:
 
     @property
     def recheck(self) -> int | None:
-        """Seconds for which a confirmation by the identity provider is good; None: no matter."""
+        """Seconds for which a confirmation is valid; None where sessions need no confirmation."""
         return self.rocketchat_recheck_seconds if self.auth_backend == "rocketchat" else None
 
     @classmethod
@@ -128,7 +128,7 @@ class Settings:
 
     @classmethod
     def problems(cls, environ: Mapping[str, str] = os.environ) -> list[str]:
-        """Return what is wrong with each setting that cannot be used."""
+        """Return the problem of each setting that cannot be used."""
         values, unusable = cls._read(environ)
         if not unusable:
             try:
@@ -152,13 +152,13 @@ class Settings:
 
 
 def export_setting(setting: str, value: str) -> None:
-    """Set a setting for the processes that this one starts."""
+    """Set a setting in the environment of the processes that this one starts."""
     os.environ[setting.upper()] = value
 
 
 @contextmanager
 def without_setting(setting: str) -> Iterator[None]:
-    """Have a setting look unset to whoever reads the environment within the `with`."""
+    """Remove a setting from the environment within the `with`."""
     value = os.environ.pop(setting.upper(), None)
     try:
         yield

@@ -1,16 +1,18 @@
-"""How gunicorn serves: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
+"""gunicorn's configuration: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
-import gc
-import logging.config
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.config import ROOT, Settings, export_setting
 from app.database import embedded
+from app.server.worker import ENDING
 
 settings = Settings.from_env()
 
@@ -19,17 +21,16 @@ bind = f"127.0.0.1:{settings.port}"
 # connections: 3,800, 5,600, 4,400 and 4,800 registrations/s, p99 31, 24, 33 and 32 ms. More of
 # them write smaller groups (group_commit.py), and each takes 61 MiB.
 workers = settings.web_concurrency
-worker_class = "app.server.worker.JsonGeventWorker"
-worker_connections = 1000  # a worker; more wait in the socket's queue
-# A worker that did not come round to its event loop for so long is killed. Waiting for PostgreSQL
-# does not count: every wait lets the loop go on, and a frozen database kills no worker.
+worker_class = "app.server.worker.EventLoopWorker"
+# A worker whose event loop does not run for so long is killed. Waiting for PostgreSQL does not
+# block the loop, so a frozen database kills no worker.
 timeout = 30
 # HUP, TERM and recycling let requests end. The longest takes REQUEST_DEADLINE (10 s) and a
 # statement (6 s) more. Tried by a HUP while 40 requests waited for a frozen database: at 5 s all
 # were cut off, at 10, 20 and 30 s all got their 503, the last after 11.9 s.
 graceful_timeout = 30
-# Longer than the 2 s for which nginx keeps a connection: who closes first must be the client, or
-# it sends a request into a closing connection.
+# Longer than the 2 s for which nginx keeps a connection: the client must be the one that closes
+# first, or it sends a request into a closing connection.
 keepalive = 5
 # Nothing is known to leak; this bounds what is not known. At 1,000 requests a second a worker
 # lasts three hours, and the jitter keeps workers from ending together. Not less: each that ended
@@ -37,13 +38,6 @@ keepalive = 5
 # (tests/faults).
 max_requests = 10_000_000
 max_requests_jitter = 2_000_000
-# A push token of 2,048 bytes in the query of a DELETE, percent-encoded, and its path.
-limit_request_line = 8190
-# No view asks for the client's address or scheme, so no header may say them, whoever the peer is;
-# and gunicorn need not look each peer up, which is 4 % of a worker's CPU under load.
-forwarded_allow_ips = "*"
-forwarder_headers = ""
-secure_scheme_headers: dict[str, str] = {}
 loglevel = settings.log_level
 logger_class = "app.server.logger.GunicornLogger"
 # Its default is one path for all instances of a user.
@@ -53,9 +47,10 @@ control_socket_disable = True
 def on_starting(server: Any) -> None:
     """Try the settings once before any worker does, and start the embedded PostgreSQL.
 
-    A worker that cannot start is started again for ever. The trial is another process because
-    this one must not load psycopg (see app/__init__.py).
+    gunicorn restarts a worker that cannot start, without end. The trial is another process because
+    what this one imports stays as it is when HUP brings new code.
     """
+    server.spawn_worker = partial(_spawn, server.spawn_worker)
     if code := _try_to_start():
         sys.exit(code)
     if not settings.database_url:
@@ -63,9 +58,21 @@ def on_starting(server: Any) -> None:
     if not settings.prometheus_multiproc_dir:
         server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
         export_setting("prometheus_multiproc_dir", server.metrics_folder)
-    else:  # what workers that were killed with their master last had
+    else:  # left by workers that were killed together with their master
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)
+
+
+def _spawn(spawn_worker: Callable[[], Any]) -> Any:
+    """Fork a worker with the signals that end it blocked, until it can handle them itself.
+
+    The master's handlers, which the child has until then, would only note a TERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        return spawn_worker()
+    finally:  # in the master; a worker exits in there
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _try_to_start() -> int:
@@ -74,7 +81,7 @@ def _try_to_start() -> int:
 
 
 def when_ready(server: Any) -> None:
-    """Have HUP try the code first: a master whose new workers cannot start ends with all others.
+    """Have HUP try the code first: a master whose new workers cannot start ends all workers.
 
     gunicorn has no hook that could refuse a reload.
     """
@@ -99,38 +106,7 @@ def on_exit(server: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay."""
+    """Remove the gauges of a worker that has ended; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Have the worker import the service anew: HUP is an upgrade of all its modules.
-
-    The master has imported some for this configuration, as they were when it started. What it
-    runs itself stays as old until it is started again: these settings, and the worker's class.
-    """
-    for name in [name for name in sys.modules if name.startswith("app.")]:
-        if name not in ("app.gunicorn_conf", worker.__class__.__module__):
-            del sys.modules[name]
-
-
-def post_worker_init(worker: Any) -> None:
-    """Take what the worker has loaded out of the garbage collector's rounds.
-
-    And make settings plain attributes: gunicorn looks 23 of them up for each request, by a
-    function of its own, which is 14 µs of the 280 that a registration costs a worker.
-    """
-    vars(worker.cfg).update({name: one.get() for name, one in worker.cfg.settings.items()})
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """Have `logging` forget its handlers while all is there that this needs.
-
-    Else they go with the modules, after gevent's, and Python tells that in traces on stderr.
-    """
-    logging.config.dictConfig({"version": 1})

@@ -1,8 +1,8 @@
-"""What Prometheus reads at /metrics, over all workers of an instance.
+"""The metrics of /metrics, over all workers of an instance.
 
 Workers write their counts into files of one folder (PROMETHEUS_MULTIPROC_DIR, which gunicorn's
-configuration makes), and whoever is asked adds them up. No label holds anything of a caller's:
-neither a user nor a push token, and a route's pattern instead of a path.
+configuration makes), and the worker that answers adds them up. No label holds a caller's data: no
+user, no push token, and a route's pattern instead of a path.
 """
 
 import sys
@@ -16,8 +16,8 @@ from app.config import without_setting
 
 IS_WORKER = "gunicorn.arbiter" in sys.modules
 
-# prometheus_client looks for the folder when it is imported. A command of `flask` may find the
-# setting in its environment, too, but would leave files there that nobody removes.
+# prometheus_client looks for the folder when it is imported. A command may have the setting in its
+# environment too, but would leave files there that are never removed.
 with nullcontext() if IS_WORKER else without_setting("prometheus_multiproc_dir"):
     from prometheus_client import (
         CONTENT_TYPE_LATEST,
@@ -40,7 +40,8 @@ REQUESTS = Histogram(
 )
 REGISTRATIONS = Counter(
     "push_registry_registrations",
-    "Push tokens registered: created, refreshed, or moved to another user.",
+    "Push tokens registered: created, refreshed, moved to another user, or rotated: in place of"
+    " the device's former one.",
     ["outcome"],
 )
 REMOVED = Counter(
@@ -49,7 +50,7 @@ REMOVED = Counter(
     " or by what a push provider said (feedback).",
     ["cause"],
 )
-OUTCOMES = ("created", "refreshed", "moved")
+OUTCOMES = ("created", "refreshed", "moved", "rotated")
 CAUSES = ("deleted", "logout", "revoked", "feedback")
 ROCKETCHAT_CHECKS = Histogram(
     "push_registry_rocketchat_check_duration_seconds",
@@ -84,15 +85,8 @@ DATABASE_ERRORS = Counter(
 )
 
 
-def outcome(user_id: str, before: str | None) -> str:
-    """Name what a registration did, from its user and whose the row was before."""
-    if before is None:
-        return "created"
-    return "refreshed" if before == user_id else "moved"
-
-
 def count_registrations(outcomes: Iterable[str]) -> None:
-    """Count what registrations did, after their commit."""
+    """Count the outcomes of registrations, after their commit."""
     for name, number in Count(outcomes).items():
         REGISTRATIONS.labels(name).inc(number)
 

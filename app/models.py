@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     literal_column,
     or_,
+    text,
     true,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
@@ -103,9 +104,14 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     __tablename__ = "push_tokens"
     __table_args__ = (
         UniqueConstraint("app_name", "token"),
-        CheckConstraint("type IN ('apn', 'gcm')", name="type"),
+        CheckConstraint("type IN ('apn', 'gcm', 'voip')", name="type"),
         CheckConstraint("environment IN ('production', 'sandbox')", name="environment"),
-        Index(None, "user_id"),
+        # A device has one registration, and one more for calls. All queries by user use it, too.
+        Index(
+            "uq_push_tokens_device",
+            *("user_id", "app_name", "device_id", text("(type = 'voip')")),
+            unique=True,
+        ),
         Index(None, "session_hash"),
         # No index on updated_at: a refresh changes nothing else, and as long as no index
         # needs to know, PostgreSQL keeps it a heap-only (HOT) update.
@@ -113,13 +119,15 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
 
     id: Mapped[Opaque] = mapped_column(
-        primary_key=True, comment="The device's id: made here, or named by the app."
+        primary_key=True, comment="The row's own id, which nobody outside sees but as a cursor."
     )
     app_name: Mapped[Opaque] = mapped_column(comment="The app's name, as the app gives it.")
     token: Mapped[Opaque] = mapped_column(
         comment="The push token; APNs hex in lower case, everything else as it came."
     )
-    type: Mapped[Opaque] = mapped_column(comment="The push service: apn (Apple) or gcm (Google).")
+    type: Mapped[Opaque] = mapped_column(
+        comment="The push service: apn (Apple), voip (Apple, for calls) or gcm (Google)."
+    )
     user_id: Mapped[Opaque] = mapped_column(comment="The user who signed in last on the device.")
     session_hash: Mapped[bytes] = mapped_column(
         ForeignKey(UserSession.token_hash, ondelete="CASCADE"),
@@ -137,6 +145,9 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     environment: Mapped[Opaque] = mapped_column(
         server_default="production",
         comment="The push service's environment that knows the token: production or sandbox.",
+    )
+    device_id: Mapped[Opaque] = mapped_column(
+        comment="The device's name within its user and app: given by the app, or made here."
     )
 
 

@@ -41,7 +41,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _check_port(port: int) -> None:
-    """End with one line when somebody listens there already, whose answers we would show."""
+    """Raise ConfigError when another process listens on the port already."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -51,14 +51,14 @@ def _check_port(port: int) -> None:
 
 
 def _migrate() -> None:
-    """Bring the database to the head; one of an earlier release is filled on the way."""
+    """Migrate to the head; for a database of an earlier release, run the backfill in between."""
     upgrade = [f"{BIN}/alembic", "upgrade", "head"]
     done = subprocess.run(
         upgrade,
         cwd=ROOT,
         check=False,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # a revision refuses on stdout
+        stderr=subprocess.STDOUT,  # Alembic prints a refusal on stdout
         text=True,
     )
     sys.stderr.write(done.stdout)
@@ -76,7 +76,7 @@ def _serve(url: str) -> int:
     issue = [f"{BIN}/flask", "sessions", "issue", "demo"]
     demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
-    # In a group of its own: Ctrl-C is for us, and gunicorn is stopped gracefully.
+    # In its own process group: Ctrl-C goes to this process, which stops gunicorn gracefully.
     gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0)
     try:
         while gunicorn.poll() is None and not _is_ready(url):
@@ -85,7 +85,7 @@ def _serve(url: str) -> int:
             print(CURL.format(url=url, **demo), flush=True)
         return gunicorn.wait()
     finally:
-        # A second Ctrl-C must not leave anything running either.
+        # A second Ctrl-C must not leave processes running.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if gunicorn.poll() is None:
@@ -94,14 +94,14 @@ def _serve(url: str) -> int:
 
 
 def main() -> int:
-    """Run everything, and stop all that was started."""
+    """Run everything until a signal, and stop what was started; return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # also where a shell without job control ignores SIGINT
     settings = Settings.from_env()
     _check_port(settings.port)
     try:
         if not settings.database_url:
-            embedded.server.acquire()  # so that it runs through, from one command to the next
+            embedded.server.acquire()  # so that it keeps running between the commands
         return _serve(f"http://127.0.0.1:{settings.port}")
     except KeyboardInterrupt:
         return 0

@@ -11,7 +11,6 @@ from app.database import retries
 from app.database.connections import Connection
 from app.identity.confirmation import Confirmation
 from app.models import db
-from app.registry.registration import Registrar
 
 T = TypeVar("T")
 
@@ -22,8 +21,6 @@ class Services:
 
     settings: Settings
     connect: Callable[..., Connection]
-    registrar: Registrar
-    grace_registrar: Registrar | None = None
     confirmation: Confirmation | None = None  # None: sessions are only known here
     openapi: bytes | None = None  # the document, once somebody has asked
 
@@ -38,17 +35,22 @@ class Services:
     def close(self) -> None:
         """Close all connections: to PostgreSQL (an app context is pushed) and to Rocket.Chat."""
         db.engine.dispose()
-        for opened in (self.registrar, self.grace_registrar, self.confirmation):
-            if opened:
-                opened.close()
+        if self.confirmation:
+            self.confirmation.close()
 
 
-def init_app(app: Flask, services: Services) -> None:
+def init_app(app: Flask, settings: Settings, connect: Callable[..., Connection]) -> None:
     """Give the app its services."""
-    app.extensions["push_registry"] = services
+    confirmation = Confirmation(settings) if settings.recheck is not None else None
+    app.extensions["push_registry"] = Services(settings, connect, confirmation)
+
+
+def of(app: Flask) -> Services:
+    """Return the services of an app."""
+    services: Services = app.extensions["push_registry"]
+    return services
 
 
 def current() -> Services:
     """Return the services of the app that runs now."""
-    services: Services = current_app.extensions["push_registry"]
-    return services
+    return of(current_app)

@@ -88,7 +88,7 @@ def tables(sizes: list[int], server: embedded.Server, stack: ExitStack) -> Itera
         start = time.monotonic()
         rig.fill(connection, rows)
         print(f"{rows:,} rows filled in {time.monotonic() - start:.0f} s", flush=True)
-        yield Table(rows, connection, *stack.enter_context(rig.gunicorn(url, "wsgi:app")), known)
+        yield Table(rows, connection, *stack.enter_context(rig.service(url)), known)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     server = rig.start_server(ROOT / "instance" / "bench")
     url = server.dsn(embedded.DATABASE)
     calls, bare, found = [], [], 0
-    with psycopg.connect(url, autocommit=True) as connection, rig.gunicorn(url, "wsgi:app") as at:
+    with psycopg.connect(url, autocommit=True) as connection, rig.service(url) as at:
         rig.fill(connection, ROWS, USERS)
         headers = {"Authorization": f"Bearer {issue_key(url)}", "Content-Type": "application/json"}
         client = http.client.HTTPConnection(urlsplit(at[0]).netloc)

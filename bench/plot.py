@@ -12,7 +12,13 @@ mpl.rcParams["svg.hashsalt"] = "push-token-registry"  # the same figures, the sa
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
 
 FOLDER = Path(__file__).parent
-NAMES = ["service", "nginx", "bare gevent", "bare gthread"]
+NAMES = {
+    "service": "service",
+    "nginx": "service behind nginx",
+    "bare": "bare WSGI, gthread",
+    "fastify": "Fastify + node-postgres",
+    "fastapi": "FastAPI + asyncpg",
+}
 PANELS = {
     "per_second": "registrations/s",
     "p50_ms": "p50, ms",
@@ -26,15 +32,17 @@ CONNECTIONS = [1, 16, 64, 256]
 
 def draw_registrations(figures: dict[str, Any]) -> None:
     """Draw each figure over the number of connections, a line a target."""
+    figures = figures["figures"]
     _, rows = plt.subplots(2, 3, figsize=(12, 6.5))
     for axes, (key, what) in zip(rows.flat, PANELS.items(), strict=True):
-        for name in NAMES:
+        for name, label in NAMES.items():
             points = {c: figures.get(f"{name} {c}") for c in CONNECTIONS}
             found = {c: figure[key] for c, figure in points.items() if figure}
-            label = "service behind nginx" if name == "nginx" else name
-            axes.plot(list(found), list(found.values()), "o-", label=label)
+            if found:
+                axes.plot(list(found), list(found.values()), "o-", label=label)
         if key == "per_second":
-            axes.axhline(figures["pgbench"][key], linestyle=":", label="pgbench, 16 clients")
+            if "pgbench" in figures:
+                axes.axhline(figures["pgbench"][key], linestyle=":", label="pgbench, 16 clients")
             axes.legend(fontsize="small")
         axes.set(xlabel="connections", ylabel=what, xscale="log", ylim=0)
         axes.set_xticks(CONNECTIONS, [str(c) for c in CONNECTIONS])

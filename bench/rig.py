@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
@@ -18,7 +19,9 @@ from app.database import embedded
 from tests.support.live import family, free_port
 
 KNOWN = 20_000  # registrations that the load refreshes, spread over the table
+ROTATED = 0.1  # of the registrations with a device id, those of a new push token
 WORKERS = 2
+STARTUP = 3  # seconds that a server is given to start
 
 
 def start_server(folder: Path) -> embedded.Server:
@@ -40,63 +43,87 @@ def auth_token(number: int) -> str:
 
 
 def push_token(number: int) -> tuple[str, str]:
-    """Return type and push token of row `number`: 64 hex (apn) or 163 characters (gcm)."""
+    """Return type and push token of row `number`: 64 hex (apn), or 163 characters as FCM's."""
     parts = [hashlib.sha256(f"{part} {number}".encode()).hexdigest() for part in range(3)]
-    return ("apn", parts[0]) if number % 2 else ("gcm", "".join(parts)[:163])
+    text = "".join(parts)
+    return ("apn", parts[0]) if number % 2 else ("gcm", f"{text[:22]}:APA91b{text[29:163]}")
+
+
+def device_id(number: int) -> str:
+    """Return the device id of row `number`: a UUID as of iOS, or 16 hex digits as of Android."""
+    digest = hashlib.sha256(f"device {number}".encode()).hexdigest()
+    return str(UUID(digest[:32])).upper() if number % 2 else digest[:16]
 
 
 def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None:
-    """Replace all that is stored by `rows` registrations of `users` signed-in users."""
-    connection.execute("TRUNCATE user_sessions CASCADE")
-    # Every row's session is there: 10 million checks of that would take minutes.
-    connection.execute("SET session_replication_role = replica")
+    """Replace all that is stored by `rows` registrations of `users` signed-in users.
+
+    In one transaction: what an ended load still had under way waits, and finds its row.
+    """
     hashes = [hashlib.sha256(auth_token(n).encode()).digest() for n in range(users)]
-    with (
-        connection.cursor() as cursor,
-        cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy,
-    ):
-        for number, digest in enumerate(hashes):
-            copy.write_row((digest, f"user{number}"))
-    columns = "id, app_name, token, type, user_id, session_hash"
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy,
-    ):
-        for number in range(rows):
-            kind, token = push_token(number)
-            user = number % users
-            copy.write_row(
-                (f"{number:017}", "chat.example", token, kind, f"user{user}", hashes[user])
-            )
-    connection.execute("RESET session_replication_role")
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("TRUNCATE user_sessions CASCADE")
+        # Every row's session is there: 10 million checks of that would take minutes.
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        with cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy:
+            for number, digest in enumerate(hashes):
+                copy.write_row((digest, f"user{number}"))
+        columns = "id, app_name, token, type, user_id, session_hash"
+        with cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy:
+            for number in range(rows):
+                kind, token = push_token(number)
+                user, name = number % users, device_id(number)
+                row = name, "chat.example", token, kind, f"user{user}", hashes[user]
+                copy.write_row(row)
     connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
     connection.execute("CHECKPOINT")
 
 
-def write_known(path: Path, rows: int, users: int = 10_000) -> None:
-    """Write the registrations that the load refreshes, for post.lua."""
-    step = max(1, rows // KNOWN)
+def write_known(
+    path: Path, rows: int, *, ids: float = 0.5, users: int = 10_000, most: int = KNOWN
+) -> None:
+    """Write the registrations that the load refreshes, for post.lua.
+
+    A share of them, `ids`, are of apps that send the device id. It is the name of every row, so
+    that all shares have the same table.
+    """
+    step = max(1, rows // most) | 1  # odd, so that both types come
     with path.open("w") as file:
-        for number in range(0, rows, step):
+        for place, number in enumerate(range(0, rows, step)):
             kind, token = push_token(number)
             user = number % users
-            file.write(f"user{user} {auth_token(user)} {kind} {token}\n")
+            # In pairs, one of each type.
+            named = int((place // 2 + 1) * ids) > int(place // 2 * ids)
+            name = device_id(number) if named else "-"
+            file.write(f"user{user} {auth_token(user)} {kind} {token} {name}\n")
 
 
 @contextmanager
-def gunicorn(url: str, app: str, *arguments: str, **environ: str) -> Iterator[tuple[str, int]]:
-    """Run gunicorn as by default, a line a request logged; give its address and process id."""
+def process(
+    command: list[str], cwd: Path = ROOT, **environ: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the end of the `with`; raises RuntimeError if it ends at once."""
+    with tempfile.TemporaryFile() as log:
+        started = subprocess.Popen(command, cwd=cwd, env={**os.environ, **environ}, stderr=log)
+        try:
+            time.sleep(STARTUP)
+            if started.poll() is not None:
+                log.seek(0)
+                raise RuntimeError(log.read().decode())
+            yield started
+        finally:
+            started.terminate()
+            started.wait(30)
+
+
+@contextmanager
+def service(url: str, *arguments: str, **environ: str) -> Iterator[tuple[str, int]]:
+    """Run the service as by default, a line a request logged; give its address and process id."""
     port = free_port()
     settings = {"DATABASE_URL": url, "PORT": str(port), "WEB_CONCURRENCY": str(WORKERS), **environ}
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *arguments, app]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=log)
-        time.sleep(3)
-        try:
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            process.terminate()
-            process.wait(30)
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *arguments]
+    with process([*command, "wsgi:app"], **settings) as started:
+        yield f"http://127.0.0.1:{port}", started.pid
 
 
 NGINX = """
@@ -122,13 +149,8 @@ def nginx(folder: Path) -> Iterator[str]:
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, port=port))
-    process = subprocess.Popen(["nginx", "-c", str(config)])
-    time.sleep(1)
-    try:
+    with process(["nginx", "-c", str(config)]):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -150,11 +172,19 @@ def pss_mib(pid: int) -> float:
     return total / 1024
 
 
-def wrk(url: str, known: Path, connections: int, seconds: float, share: float) -> dict[str, float]:
-    """Load an address; return what post.lua reports."""
+def wrk(
+    url: str,
+    known: Path,
+    connections: int,
+    seconds: float,
+    new: float,
+    *,
+    rotated: float = ROTATED,
+) -> dict[str, float]:
+    """Load an address; return what post.lua reports. `new` and `rotated` are its shares."""
     script = str(Path(__file__).with_name("post.lua"))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{int(seconds)}s", "--latency", "-s", script]
-    command += [url, "--", str(known), str(share)]
+    command += [url, "--", str(known), str(new), str(rotated)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     result: dict[str, float] = json.loads(line.removeprefix("RESULT "))

@@ -1,4 +1,4 @@
-"""Runs the migrations: one deployer at a time, a transaction each, no long wait for a lock."""
+"""Runs the migrations: one deployer at a time, a transaction per revision, short lock waits."""
 
 from typing import Any
 
@@ -45,8 +45,8 @@ def run_online(limits: lock_retry.Limits) -> None:
                 return context.get_context().opts
 
             asked = configure()
-            if not asked.get("dont_mutate"):  # set by what only looks, such as `current`
-                # The lock first: lock_timeout would cut the wait for the other deployer short.
+            if not asked.get("dont_mutate"):  # set by commands that only read, such as `current`
+                # Before lock_timeout is set, which would end the wait for the other deployer.
                 lock_retry.wait_for_other_deployers(connection)
             steps = lock_retry.Steps(asked["fn"])
 

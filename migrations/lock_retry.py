@@ -1,4 +1,4 @@
-"""How a migration waits: for another deployer as long as it takes, for a table hardly at all."""
+"""How a migration waits: without limit for another deployer, only briefly for a table's lock."""
 
 import random
 import sys
@@ -15,24 +15,24 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database.failures import is_unavailable
 
-# Whoever migrates the same database holds this lock; a second deployer waits for it.
+# The advisory lock that a deployer holds while it migrates; a second deployer waits for it.
 ADVISORY_LOCK = zlib.crc32(b"push-token-registry migrations")
 LONGEST_PAUSE = 10.0  # seconds between two tries
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a migration may wait for and hold; `alembic -x tries=100 upgrade head` changes it."""
+    """Timeouts and number of tries; `alembic -x tries=100 upgrade head` changes one."""
 
-    # Whoever reads or writes queues behind a waiting ALTER TABLE, so it waits for less than the
-    # second after which the service's own statements give up (DATABASE_LOCK_TIMEOUT).
+    # Reads and writes queue behind a waiting ALTER TABLE, so it waits for less than the second
+    # after which the service's own statements give up (DATABASE_LOCK_TIMEOUT).
     lock_timeout: str = "300ms"
     statement_timeout: str = "5s"
     tries: int = 30
 
     @classmethod
     def from_arguments(cls, given: Mapping[str, Any]) -> "Limits":
-        """Read Alembic's -x arguments; CommandError for one that is not known."""
+        """Read Alembic's -x arguments; CommandError for an unknown one."""
         names = [field.name for field in fields(cls)]
         if unknown := sorted(set(given).difference(names)):
             raise CommandError(f"-x {unknown[0]}: must be one of {', '.join(names)}")
@@ -45,7 +45,7 @@ class Limits:
         return replace(cls(), **changes)
 
     def settings(self) -> list[str]:
-        """Return the statements that put the limits into force for a connection."""
+        """Return the statements that set the limits for a connection."""
         return [
             f"SET lock_timeout = {_quoted(self.lock_timeout)}",
             f"SET statement_timeout = {_quoted(self.statement_timeout)}",
@@ -57,15 +57,15 @@ def _quoted(value: str) -> str:
 
 
 def tell(message: str) -> None:
-    """Tell the operator; stdout belongs to --sql."""
+    """Print a message on stderr; stdout belongs to --sql."""
     print(message, file=sys.stderr, flush=True)
 
 
 def wait_for_other_deployers(connection: Connection) -> None:
     """Take the deployers' lock, which the connection keeps until it is closed.
 
-    By asking again and again: a statement that waits for the lock has a snapshot, for which the
-    other deployer's CREATE INDEX CONCURRENTLY would wait in turn, a deadlock.
+    It polls: a statement that waits for the lock has a snapshot, and the other deployer's CREATE
+    INDEX CONCURRENTLY would wait for that snapshot in turn, which is a deadlock.
     """
     waiting = False
     while not connection.scalar(select(func.pg_try_advisory_lock(ADVISORY_LOCK))):
@@ -78,7 +78,7 @@ def wait_for_other_deployers(connection: Connection) -> None:
 
 
 def refuse_other_start(revision: str) -> str:
-    """Return the statement that ends a script where the database is not at this revision."""
+    """Return the statement that ends a script when the database is not at this revision."""
     return f"""
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM alembic_version WHERE version_num = {_quoted(revision)}) THEN
@@ -89,7 +89,7 @@ END $$
 """.strip()
 
 
-# For a script that psql runs: it cannot wait as above, so it stops with nothing done.
+# For a script that psql runs: it cannot poll as above, so it stops and changes nothing.
 REFUSE_OTHER_DEPLOYERS = f"""
 DO $$ BEGIN
     IF NOT pg_try_advisory_lock({ADVISORY_LOCK}) THEN
@@ -100,9 +100,9 @@ END $$
 
 
 class Steps:
-    """The revisions to run, planned once: a new try goes on with the one that failed.
+    """The revisions to run, planned once: a new try continues with the one that failed.
 
-    Alembic would plan anew from where the database is, and `upgrade +2` end one too far.
+    Alembic would plan again from the database's revision, and `upgrade +2` would go one too far.
     """
 
     def __init__(self, plan: Callable[..., Iterable[Any]]):
@@ -110,7 +110,7 @@ class Steps:
         self._left: list[Any] | None = None
 
     def __call__(self, heads: Any, context: Any) -> Iterator[Any]:
-        """Yield what is left; a step is done when the next one is asked for (Alembic's `fn`)."""
+        """Yield the remaining steps; one is done when the next is requested (Alembic's `fn`)."""
         if self._left is None:
             self._left = list(self._plan(heads, context))
         while self._left:
@@ -121,19 +121,19 @@ class Steps:
 
 
 def says_it_all(error: DBAPIError) -> bool:
-    """Tell whether what the server said needs no trace: it is away, read-only, or forbids it."""
+    """Tell whether the server's message needs no traceback: away, read-only, or no permission."""
     forbidden = (errors.InsufficientPrivilege, errors.InvalidParameterValue)
     return is_unavailable(error) or isinstance(error.orig, forbidden)
 
 
 def run_with_retries(connection: Connection, limits: Limits, run: Callable[[], None]) -> None:
-    """Run, and again when a lock was not to be had; what failed was rolled back before.
+    """Call `run` until it gets its locks; a failed revision is rolled back before the next try.
 
     Raises CommandError, with one line that says what to do, after the last try, when a statement
-    takes too long or when a revision refuses (RAISE EXCEPTION with a hint).
+    takes too long, or when a revision refuses (RAISE EXCEPTION with a hint).
     """
     for number in range(1, limits.tries + 1):
-        for setting in limits.settings():  # again: who builds an index suspends them
+        for setting in limits.settings():  # each time: building an index suspends them
             connection.execute(text(setting))
         connection.commit()
         try:

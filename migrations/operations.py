@@ -1,4 +1,4 @@
-"""What revisions do to tables that are in use."""
+"""Operations of revisions on tables that are in use."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from sqlalchemy.exc import DBAPIError
 
 BUILDS = 3  # of one concurrent index, before its revision fails
 
-# A build that failed or was cut short leaves an index that is kept up to date and never used.
+# A build that failed or was interrupted leaves an index that is kept up to date and never used.
 IS_VALID = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
 def lock_table(*tables: str) -> None:
     """Keep autovacuum and other DDL off these tables until the revision's end.
 
-    Goes before a statement that needs a table for itself. SHARE UPDATE EXCLUSIVE is in the way
-    of nobody who reads or writes rows, so this may wait for the second (deadlock_timeout) after
-    which PostgreSQL ends an autovacuum for us; a statement limited to `lock_timeout` gives up
-    before that, and autovacuum of a large table takes hours.
+    Call it before a statement that takes ACCESS EXCLUSIVE. SHARE UPDATE EXCLUSIVE blocks no reads
+    and no writes, so this may wait for the second (deadlock_timeout) after which PostgreSQL ends
+    an autovacuum that blocks it; a statement limited to `lock_timeout` gives up before that, and
+    autovacuum of a large table takes hours.
     """
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.execute(f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE")
@@ -27,9 +27,9 @@ def lock_table(*tables: str) -> None:
 
 
 def without_statement_timeout(statement: str) -> None:
-    """Run a statement that reads a whole table and is in nobody's way, however long it takes.
+    """Run a statement that reads a whole table and blocks no reads and no writes.
 
-    A lock that it needs is waited for as briefly as ever.
+    It may take as long as it needs; the wait for its lock stays limited.
     """
     op.execute("SET LOCAL statement_timeout = 0")
     op.execute(statement)
@@ -37,10 +37,10 @@ def without_statement_timeout(statement: str) -> None:
 
 
 def create_index(name: str, table: str, columns: list[Any], **options: Any) -> None:
-    """Build an index beside whoever writes (CREATE INDEX CONCURRENTLY), however long it takes.
+    """Build an index while rows are written (CREATE INDEX CONCURRENTLY), without a time limit.
 
-    An index of this name that an earlier try left invalid is dropped first, a valid one kept.
-    Belongs into a revision of its own: what comes before is committed.
+    An index of this name that an earlier try left invalid is dropped first, a valid one is kept.
+    Use it in a revision of its own: statements before it are committed.
     """
     with op.get_context().autocommit_block():
         _without_limits()
@@ -58,7 +58,7 @@ def create_index(name: str, table: str, columns: list[Any], **options: Any) -> N
 
 
 def drop_index(name: str, table: str) -> None:
-    """Drop an index beside whoever reads and writes; it may be gone already."""
+    """Drop an index while rows are read and written; no error when it does not exist."""
     with op.get_context().autocommit_block():
         _without_limits()
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
@@ -66,12 +66,12 @@ def drop_index(name: str, table: str) -> None:
 
 
 def _is_valid(name: str) -> bool:
-    """Tell whether the index is there and whole; a script (--sql) cannot ask and builds anew."""
+    """Tell whether a valid index exists; a script (--sql) cannot ask and builds it anew."""
     return not op.get_context().as_sql and bool(op.get_bind().scalar(IS_VALID, {"name": name}))
 
 
 def _without_limits() -> None:
-    # Waiting for old transactions is what the build does, and nobody waits for it meanwhile.
+    # The build waits for old transactions, and no other transaction waits for the build.
     op.execute("SET lock_timeout = 0")
     op.execute("SET statement_timeout = 0")
 

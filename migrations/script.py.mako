@@ -1,18 +1,18 @@
 """${message}.
 
-TODO, here, in this place: which locks each statement takes (PostgreSQL's manual, "Explicit
+TODO, in this place: which locks each statement takes (PostgreSQL's manual, "Explicit
 Locking"), on which table, and for how long; measured where rows are read or rewritten.
 
 Rules, to be deleted when they are kept:
-- It works beside the previous release of the code, which goes on serving while this runs and
-  after it. A column that this release writes is added nullable or with a constant default; what
-  the previous one still uses is dropped by the next release (expand, backfill, contract).
-- downgrade() undoes it, without loss of what was there before.
-- Nothing that reads or rewrites a large table while it is locked: a constraint is added NOT VALID
-  and validated by a revision of its own, NOT NULL by way of such a check, an index is built by
+- It works beside the previous release of the code, which keeps serving during and after it. A
+  column that this release writes is added nullable or with a constant default; what the previous
+  one still uses is dropped by the next release (expand, backfill, contract).
+- downgrade() undoes it, and loses nothing that existed before.
+- It never reads or rewrites a large table while it is locked: a constraint is added NOT VALID and
+  validated by a revision of its own, NOT NULL relies on such a check, an index is built by
   operations.create_index in a revision of its own, rows are filled by a command in batches.
-- A statement that locks a table for itself (ALTER, DROP) comes after operations.lock_table(table).
-- It runs offline too: it asks the database nothing. squawk reads what --sql prints, in the tests.
+- A statement that takes ACCESS EXCLUSIVE (ALTER, DROP) comes after operations.lock_table(table).
+- It runs offline too, so it does not query the database. The tests run squawk on the SQL.
 - Revisions are numbered, and the name has at most 32 characters: `make migration m=add_kind`.
 """
 

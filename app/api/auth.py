@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 from flask import current_app, g, request
 
 from app import services
-from app.api import errors
+from app.api import errors, request_log
 from app.database.failures import UnavailableError
 from app.identifiers import hash_secret
 from app.limits import MAX_USER_ID, is_text
@@ -67,7 +67,7 @@ def requires_scope(scope: str) -> Callable[[View], View]:
 def require_service_key() -> None:
     """Require a live service key (`Authorization: Bearer`): 401; with the view's scope: 403.
 
-    The name of the service is `g.service` from here on.
+    From here on the log knows the name of the service.
     """
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     found = None
@@ -76,7 +76,7 @@ def require_service_key() -> None:
         found = services.current().retrying(lambda: service_keys.find(key_hash))
     if found is None:
         raise errors.unauthorized()
-    g.service = found["name"]
+    request.environ[request_log.KEY].service = found["name"]
     view: Any = current_app.view_functions[str(request.endpoint)]
     if view.scope not in found["scopes"]:
         raise errors.forbidden()
@@ -113,4 +113,5 @@ def with_valid_session(attempt: Callable[[int | None], T | None]) -> T:
             raise UnavailableError("nobody confirms the session")
     if not result:
         raise errors.unauthorized()
+    request.environ[request_log.KEY].user_id = g.credentials.user_id
     return result

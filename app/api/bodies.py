@@ -1,20 +1,32 @@
 """How a body or a query becomes a mapping of fields."""
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, request, stream_with_context
 from flask.json.provider import JSONProvider
-from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
-MAX_BODY = 64 * 1024  # bytes
-# 1,000 verdicts of the longest names and values, every character as a JSON escape of 6 bytes.
-# Only who has a service key is listened to for so long.
-MAX_SERVICE_BODY = 16 * 1024 * 1024
+from app.api import errors
+
+MAX_BODY = 64 * 1024  # bytes, of every call that is not in the table
+_MIB = 1024 * 1024
+# Calls that may send more, each as much as the largest request that its schema takes, with every
+# character written as a JSON escape of 6 bytes. They are read once the service key is checked.
+BODY_LIMITS = {
+    "/api/v1/push.tokens.lookup": 2 * _MIB,  # 1,000 user ids of 255 bytes
+    "/api/v1/push.tokens.feedback": 16 * _MIB,  # 1,000 verdicts of the longest names and values
+    "/api/v1/sessions.put": 3 * _MIB,  # 1,000 user ids with a hash and a date each
+    "/api/v1/sessions.revoke": _MIB // 2,  # 1,000 hashes of 44 characters
+}
+# What a body over MAX_BODY may have of `{`, `[` and `,`: 100 for each of 1,000 elements. FCM's
+# error object has 15.
+MAX_SEPARATORS = 100_000
 
 
 class OrjsonProvider(JSONProvider):
@@ -57,21 +69,23 @@ def _from_urlencoded(text: bytes) -> dict[str, str]:
 
 def _refuse_large_body() -> None:
     """Answer 413 to every call whose body is over its limit, without reading it."""
-    if (request.content_length or 0) > _limit(request):
+    if (request.content_length or 0) > limit_of(request.path):
         raise RequestEntityTooLarge
 
 
-def _limit(request: Request) -> int:
-    return MAX_SERVICE_BODY if request.blueprint == "service" else MAX_BODY
+def limit_of(path: str) -> int:
+    """Return the bytes that the body of a call may have."""
+    return BODY_LIMITS.get(path, MAX_BODY)
 
 
 def _read(request: Request) -> bytes:
     """Return the body; raise 413 for one over its limit, 400 for one that is cut short."""
+    limit = limit_of(request.path)
     try:
-        body: bytes = request.stream.read(_limit(request) + 1)
-    except (ParseException, OSError) as error:  # gunicorn's: the chunks are malformed or end early
+        body: bytes = request.stream.read(limit + 1)
+    except OSError as error:  # it ends early, or its chunks are malformed
         raise BadRequest from error
-    if len(body) > _limit(request):
+    if len(body) > limit:
         raise RequestEntityTooLarge
     if len(body) < (request.content_length or 0):
         raise BadRequest
@@ -92,15 +106,38 @@ def body_fields(request: Request) -> dict[str, Any]:
     return {}
 
 
+def _has_too_many_values(body: bytes) -> bool:
+    """Tell whether JSON has over MAX_SEPARATORS of `{`, `[` and `,` outside of its strings.
+
+    It is asked before parsing because a parsed value takes up to 250 bytes: 16 MiB of `{},` would
+    be more than a gigabyte.
+    """
+    if _separators(body) <= MAX_SEPARATORS:
+        return False
+    # Some of them may be in strings. Without escapes, what is between two quotes is a string.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 4 * MAX_SEPARATORS + 4:  # a key and a value at most to each
+        return True
+    return _separators(b"".join(plain.split(b'"')[::2])) > MAX_SEPARATORS
+
+
+def _separators(text: bytes) -> int:
+    return sum(map(text.count, (b"{", b"[", b",")))
+
+
 def json_object(request: Request) -> dict[str, Any]:
     """Return the JSON object that a service sent.
 
-    Raises UnsupportedMediaType (415) for anything but JSON, ValidationError for other JSON.
+    Raises UnsupportedMediaType (415) for anything but JSON, ValidationError for other JSON and for
+    JSON of more values than any call has a use for.
     """
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
+    body = _read(request)
+    if len(body) > MAX_BODY and _has_too_many_values(body):
+        raise ValidationError({"body": ["Has too many elements."]})
     try:
-        fields = orjson.loads(_read(request))
+        fields = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise ValidationError({"body": ["Is not valid JSON."]}) from None
     if not isinstance(fields, dict):
@@ -111,6 +148,36 @@ def json_object(request: Request) -> dict[str, Any]:
 def query_fields(request: Request) -> dict[str, Any]:
     """Return the fields of the query string."""
     return _from_urlencoded(request.query_string)
+
+
+class CutShortError(Exception):
+    """An answer ended before its end; what happened is in the log."""
+
+
+def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
+    """Return a response of a long list under a name, written out while its parts are made.
+
+    So it is never whole in memory, and others get their turn between two parts. The first part is
+    made before the response starts: an error there is answered as usual. After an error in a later
+    one the connection is closed before the end of the body, which HTTP/1.1 tells its client.
+    """
+    rest = iter(parts)
+    first = next(rest, [])
+
+    def chunks() -> Iterator[bytes]:
+        comma = b""
+        yield b'{"%s":[' % name.encode()
+        try:
+            for part in chain([first], rest):
+                if part:
+                    yield comma + orjson.dumps(part)[1:-1]
+                    comma = b","
+        except Exception as error:
+            errors.log_exception(error)
+            raise CutShortError from None
+        yield b'],"success":true}'
+
+    return Response(stream_with_context(chunks()), mimetype="application/json")
 
 
 def init_app(app: Flask) -> None:

@@ -1,10 +1,10 @@
 """The calls of the apps: one view a call."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, g, request
 from marshmallow import ValidationError
+from werkzeug.exceptions import BadRequest
 
 from app import metrics, services
 from app.api import errors, schemas
@@ -13,48 +13,37 @@ from app.api.bodies import body_fields, query_fields
 from app.models import UserSession
 from app.registry import push_tokens, sessions
 from app.registry.registration import Registration
-from app.registry.rotation import register_device
 
 bp = Blueprint("client", __name__, url_prefix="/api/v1")
 bp.before_request(require_session)
 
-# The hot path: the statement that registers also authenticates.
-hot_bp = Blueprint("registration", __name__, url_prefix="/api/v1")
-hot_bp.before_request(require_credentials)
+# The statement that registers checks the session too.
+registration_bp = Blueprint("registration", __name__, url_prefix="/api/v1")
+registration_bp.before_request(require_credentials)
 
 Answer = dict[str, Any]
 
 
-@hot_bp.post("/push.token")
+@registration_bp.post("/push.token")
 def register_push_token() -> Answer:
-    """Bind a device's push token to the signed-in user, for as long as the session lives."""
+    """Bind a device's push token to the signed-in user, for as long as the session lives.
+
+    Under the server of app/server most registrations are answered before Flask sees them
+    (fast_path.py), by the same schema and statement.
+    """
     try:
         fields = schemas.register_push_token.load(body_fields(request))
-    except ValidationError:
+    except (ValidationError, BadRequest):
         require_session()  # a 401 hides every 400
         raise
-    device_id = fields.pop("device_id")
     asked = Registration(*g.credentials, **fields)
-    row = with_valid_session(lambda max_age: _register(asked, device_id, max_age))
-    return {"result": schemas.dump_push_token(row), "success": True}
-
-
-def _register(
-    asked: Registration, device_id: str | None, max_age: int | None
-) -> Mapping[Any, Any] | None:
-    """Register with a valid session (`models.is_valid_session`); None where there is none."""
-    shared = services.current()
-    if device_id is None:
-        registrar = shared.registrar
-        if max_age != registrar.max_age and shared.grace_registrar:
-            registrar = shared.grace_registrar
-        return registrar.register(asked)
-    registered = shared.committed(lambda: register_device(asked, device_id, max_age))
-    if registered is None:
-        return None
-    row, user_before = registered
-    metrics.count_registrations([metrics.outcome(asked.user_id, user_before)])
-    return row
+    registered = with_valid_session(
+        lambda max_age: services.current().committed(
+            lambda: push_tokens.register(asked._replace(max_age=max_age))
+        )
+    )
+    metrics.count_registrations([registered.outcome])
+    return {"result": schemas.dump_push_token(registered.row), "success": True}
 
 
 @bp.get("/push.token")

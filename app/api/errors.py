@@ -3,14 +3,15 @@
 import logging
 import traceback
 from collections.abc import Iterator
+from http import HTTPStatus
 
+import orjson
 import psycopg
-from flask import Flask, current_app
+from flask import Flask, Response
 from marshmallow import ValidationError
 from marshmallow.exceptions import SCHEMA
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import HTTPException, InternalServerError
-from werkzeug.sansio.response import Response
+from werkzeug.exceptions import HTTPException
 
 from app.database.failures import UnavailableError, describe, is_unavailable, original
 
@@ -31,10 +32,11 @@ TEXTS = {
 class ApiError(HTTPException):
     """An error whose body the API's contract spells out."""
 
-    def __init__(self, code: int, body: dict[str, object]):
+    def __init__(self, code: int, body: dict[str, object], **headers: str):
         super().__init__()
-        self.code = code
+        self.code: int = code
         self.body = body
+        self.headers = headers
 
 
 def unauthorized() -> ApiError:
@@ -60,22 +62,28 @@ def invalid(message: str, error_type: str) -> ApiError:
     )
 
 
-def _answer(code: int, body: dict[str, object]) -> Response:
-    response = current_app.json.response(body)
-    response.status_code = code
-    return response
+def refused(code: int, text: str | None = None, **headers: str) -> ApiError:
+    """Make the error of a status that has no body of its own in the contract."""
+    text = text or TEXTS.get(code) or HTTPStatus(code).phrase
+    return ApiError(code, {"success": False, "error": text}, **headers)
+
+
+def unavailable() -> ApiError:
+    """Make the 503, which says when to come back."""
+    return refused(503, **{"Retry-After": str(RETRY_AFTER)})
+
+
+def _answer(error: ApiError) -> Response:
+    body = orjson.dumps(error.body)
+    return Response(body, error.code, error.headers, mimetype="application/json")
 
 
 def _handle_http_exception(error: HTTPException) -> Response:
-    code = error.code or 500
     if isinstance(error, ApiError):
-        return _answer(code, error.body)
-    text = TEXTS.get(code) or error.name
-    response = _answer(code, {"success": False, "error": text})
-    for name, value in error.get_headers():
-        if name in ("Allow", "Retry-After"):
-            response.headers[name] = value
-    return response
+        return _answer(error)
+    kept = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+    code = error.code or 500
+    return _answer(refused(code, TEXTS.get(code) or error.name, **kept))
 
 
 def _handle_validation_error(error: ValidationError) -> Response:
@@ -94,7 +102,7 @@ def _handle_validation_error(error: ValidationError) -> Response:
         text, error_type = text
     else:
         text = f"{'.'.join(path)}: {text}"
-    return _handle_http_exception(invalid(text, error_type))
+    return _answer(invalid(text, error_type))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -106,27 +114,35 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _handle_exception(error: Exception) -> Response:
-    """Answer 503 when the database is away, else 500; what happened goes to the log only."""
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, UnavailableError) or is_unavailable(error)
+
+
+def log_exception(error: Exception, **extra: object) -> None:
+    """Write down what happened, without the text of an error of the database.
+
+    That text repeats rows and parameters, push tokens and hashes among them; so may that of an
+    error that it led to. `extra` are further fields of the line.
+    """
     cause = original(error)
-    if isinstance(error, UnavailableError) or is_unavailable(error):
-        log.warning("unavailable: %s", describe(cause))
-        response = _answer(503, {"success": False, "error": TEXTS[503]})
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-        return response
-    if any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
-        # Its text repeats rows and parameters, push tokens and hashes among them; so may that of
-        # an error that it led to.
+    if _is_away(error):
+        log.warning("unavailable: %s", describe(cause), extra=extra)
+    elif any(isinstance(one, SQLAlchemyError | psycopg.Error) for one in _causes(error)):
         where = "".join(traceback.format_tb(error.__traceback__))
         sqlstate = getattr(cause, "sqlstate", None) or ""
-        log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where)
+        log.error("database error %s %s\n%s", type(cause).__name__, sqlstate, where, extra=extra)
     else:
-        log.error("unexpected error", exc_info=error)
-    return _handle_http_exception(InternalServerError())
+        log.error("unexpected error", exc_info=error, extra=extra)
+
+
+def of_exception(error: Exception, **extra: object) -> ApiError:
+    """Make a 503 when the database is away, else a 500; what happened goes to the log only."""
+    log_exception(error, **extra)
+    return unavailable() if _is_away(error) else refused(500)
 
 
 def init_app(app: Flask) -> None:
     """Have every error of the app answered in JSON."""
     app.register_error_handler(HTTPException, _handle_http_exception)
     app.register_error_handler(ValidationError, _handle_validation_error)
-    app.register_error_handler(Exception, _handle_exception)
+    app.register_error_handler(Exception, lambda error: _answer(of_exception(error)))

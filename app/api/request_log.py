@@ -1,4 +1,7 @@
-"""What is kept of a request: a line in the log, its place in the metrics, an id to ask for."""
+"""What is kept of each request: a line in the log, its place in the metrics, an id to ask for.
+
+The same for all ways to be answered: by a view, by the fast path, or refused before either.
+"""
 
 import logging
 import re
@@ -6,80 +9,79 @@ import secrets
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
 from app import metrics
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
-STARTED, REQUEST_ID = "push_registry.started", "push_registry.request_id"
 UNKNOWN = "unknown"  # the route of what is not there
+KEY = "push_registry.request"  # in the WSGI environment
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
 _log = logging.getLogger("app.requests")
 
 
-def begin(environ: "WSGIEnvironment") -> str:
-    """Start a request's clock; return its id: the caller's `X-Request-Id`, or a fresh one."""
-    environ[STARTED] = time.perf_counter()
-    request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
-    if not _SAFE_ID.match(request_id):
-        request_id = secrets.token_hex(8)
-    environ[REQUEST_ID] = request_id
-    return request_id
+class RequestRecord:
+    """One request, from its head on; `route` is a pattern, as a path may hold a push token."""
+
+    __slots__ = ("method", "request_id", "route", "service", "started", "user_id")
+
+    def __init__(self, method: str, route: str = UNKNOWN, given_id: str = ""):
+        """Start the clock; `given_id` is the caller's `X-Request-Id`, kept if harmless."""
+        self.started = time.perf_counter()
+        self.method = method
+        self.route = route
+        self.request_id = given_id if _SAFE_ID.match(given_id) else secrets.token_hex(8)
+        self.user_id: str | None = None  # proven, not only claimed
+        self.service: str | None = None  # the name of its key
+
+    def end(self, status: int) -> None:
+        """Count the request, and write its line at level info.
+
+        The line is written past `logging`, whose records cost more than all the rest of a
+        registration's Python.
+        """
+        seconds = time.perf_counter() - self.started
+        method = self.method if self.route != UNKNOWN else UNKNOWN
+        metrics.REQUESTS.labels(self.route, method, status).observe(seconds)
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        line = {
+            "time": datetime.now(UTC),
+            "level": "INFO",
+            "logger": "app.requests",
+            "message": "request",
+            "request_id": self.request_id,
+            "method": method,
+            "route": self.route,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 2),
+            "user_id": self.user_id,
+        }
+        if self.service is not None:
+            line["service"] = self.service
+        sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
 
 
-def end(
-    environ: "WSGIEnvironment",
-    route: str,
-    status: int,
-    user_id: str | None,
-    service: str | None = None,
-) -> None:
-    """Count an answered request, and write its line at level info.
-
-    The line is written past `logging`, whose records cost more than all the rest of a
-    registration's Python. It holds the route's pattern, as a path may hold a push token, and who
-    was let in: a user, or the service by its key's name.
-    """
-    seconds = time.perf_counter() - environ[STARTED]
-    method = environ["REQUEST_METHOD"] if route != UNKNOWN else UNKNOWN
-    metrics.REQUESTS.labels(route, method, status).observe(seconds)
-    if not _log.isEnabledFor(logging.INFO):
-        return
-    line = {
-        "time": datetime.now(UTC),
-        "level": "INFO",
-        "logger": "app.requests",
-        "message": "request",
-        "request_id": environ[REQUEST_ID],
-        "method": method,
-        "route": route,
-        "status": status,
-        "milliseconds": round(seconds * 1000, 2),
-        "user_id": user_id,
-    }
-    if service is not None:
-        line["service"] = service
-    sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
+def _begin() -> None:
+    """Take the server's record of the request, or make one under a plain WSGI server."""
+    if KEY not in request.environ:
+        given_id = request.headers.get("X-Request-Id", "")
+        request.environ[KEY] = RequestRecord(request.method, given_id=given_id)
 
 
 def _end(response: Response) -> Response:
     """End a request that Flask has answered."""
-    environ = request.environ
-    if STARTED in environ:  # not a context that a test made
-        response.headers["X-Request-Id"] = environ[REQUEST_ID]
-        route = request.url_rule.rule if request.url_rule else UNKNOWN
-        proven = response.status_code != 401 and "credentials" in g
-        user_id = g.credentials.user_id if proven else None
-        end(environ, route, response.status_code, user_id, g.get("service"))
+    record: RequestRecord | None = request.environ.get(KEY)
+    if record is not None:  # there is none in a context that a test made
+        response.headers["X-Request-Id"] = record.request_id
+        record.route = request.url_rule.rule if request.url_rule else UNKNOWN
+        record.end(response.status_code)
     return response
 
 
 def init_app(app: Flask) -> None:
-    """Have all that Flask answers observed."""
+    """Have all that Flask answers recorded."""
+    app.before_request(_begin)
     app.after_request(_end)

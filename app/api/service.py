@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from marshmallow import ValidationError
 
 from app import metrics, services
 from app.api import schemas, service_schemas
 from app.api.auth import require_service_key, requires_scope
-from app.api.bodies import json_object
+from app.api.bodies import in_parts, json_object
 from app.models import UserSession
 from app.registry import feedback, push_tokens, sessions
 
@@ -20,12 +20,25 @@ Answer = dict[str, Any]
 
 @bp.post("/push.tokens.lookup")
 @requires_scope("lookup")
-def look_up_push_tokens() -> Answer:
+def look_up_push_tokens() -> Answer | Response:
     """Say under which push tokens up to 1,000 users are reachable."""
     asked = service_schemas.lookup.load(json_object(request))
-    shape = {"with_environment": asked.pop("with_environment")}
-    rows = services.current().retrying(lambda: push_tokens.look_up(**asked))
-    return {"tokens": [schemas.dump_push_token(row, **shape) for row in rows], "success": True}
+    with_environment = asked.pop("with_environment")
+    user_ids = sorted(set(asked.pop("user_ids")))  # as COLLATE "C" sorts: by code point
+
+    def found(user_ids: list[str]) -> list[Answer] | None:
+        # Committed, so that no connection is held while a client reads slowly.
+        rows = services.current().committed(lambda: push_tokens.look_up(user_ids, **asked))
+        if rows is None:
+            return None
+        return [schemas.dump_push_token(row, with_environment=with_environment) for row in rows]
+
+    tokens = found(user_ids)
+    if tokens is not None:
+        return {"tokens": tokens, "success": True}
+    size = push_tokens.LOOKUP_USERS
+    parts = (user_ids[start : start + size] for start in range(0, len(user_ids), size))
+    return in_parts("tokens", (found(part) or [] for part in parts))
 
 
 @bp.post("/push.tokens.list")

@@ -1,4 +1,4 @@
-"""The commands of `flask`: what makes something prints one JSON line on stdout."""
+"""The commands of `flask`; a command that makes something prints one JSON line on stdout."""
 
 from flask import Flask
 

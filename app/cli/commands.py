@@ -1,4 +1,4 @@
-"""What the commands of `flask` share: how they open a file, and how they fail."""
+"""Helpers of the commands of `flask`: opening a file, failing with one line, a user id."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ from app.limits import MAX_USER_ID, is_text
 
 
 class Commands(AppGroup):
-    """A group of commands that say in one line what they can't help: database, disk or pipe."""
+    """A group of commands that report errors of the database or the system in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit status 1 when the database, or the system, cannot."""
+        """Run the command; exit status 1 and one line when the database or the system fails."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -34,18 +34,18 @@ class Commands(AppGroup):
 
 @contextmanager
 def source(path: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file, or stdin as `-`, to be read; give it and its size, 0 when nobody knows."""
+    """Open a file to read, or stdin for `-`; yield it and its size, 0 when that is unknown."""
     with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
         yield file, os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 class UserId(click.ParamType[str]):
-    """A user id within the limits that the API has too."""
+    """A user id within the limits of the API."""
 
     name = "user_id"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the id, or fail with what is wrong."""
+        """Return the id; fail with a message when it is not valid."""
         if not is_text(value, MAX_USER_ID):
             self.fail(f"must have 1 to {MAX_USER_ID} bytes of UTF-8", param, ctx)
         return str(value)

@@ -1,6 +1,6 @@
-"""`flask doctor`: says in plain words whether all that the service needs is right, and what to do.
+"""`flask doctor`: checks what the service needs, and says what is wrong and what to do.
 
-It never says a password: neither the DATABASE_URL nor any other value that may hold one.
+It never prints a password: neither the DATABASE_URL nor any other value that may hold one.
 """
 
 import sys
@@ -20,9 +20,9 @@ from app.database import embedded
 
 
 def examine(settings: Settings | None, problem: str | None = None) -> Iterator[Finding]:
-    """Yield what is found, one check after the other.
+    """Yield the findings, one check after the other.
 
-    Where there are no usable settings there is the problem that kept the service from starting.
+    `settings` is None where they cannot be used; `problem` is then why the service did not start.
     """
     problems = [] if settings else Settings.problems() or [str(problem)]
     for wrong in problems:
@@ -58,12 +58,12 @@ def _upstream(settings: Settings) -> Finding:
     url = settings.rocketchat_url or ""
     upstream = RocketChat(url, settings.rocketchat_timeout)
     with closing(upstream):
-        # Credentials that nobody has: Rocket.Chat denies them, and that is how it is known.
+        # No user has these credentials: a Rocket.Chat that answers denies them.
         verdict = upstream.ask(b"", b"flask-doctor", "flask-doctor")
     if verdict is Verdict.DENIED:
         return Finding("upstream", "right", f"Rocket.Chat answers at {url}")
-    problem = upstream.problem or "confirms credentials that nobody has"
-    do = "correct ROCKETCHAT_URL, or see to what stands before Rocket.Chat"
+    problem = upstream.problem or "confirms credentials that no user has"
+    do = "correct ROCKETCHAT_URL, or check the proxy in front of Rocket.Chat"
     return Finding("upstream", "wrong", f"{url}: {problem}", do)
 
 
@@ -71,9 +71,9 @@ def _upstream(settings: Settings) -> Finding:
 @click.option("--json", "as_json", is_flag=True, help="One JSON line instead of the text.")
 @with_appcontext
 def doctor(as_json: bool) -> None:
-    """Say whether settings, database, role, Rocket.Chat and clock are right, and what to do.
+    """Check settings, database, role, Rocket.Chat and clock, and say what to do.
 
-    Exit status 0: all is right, warnings aside.
+    Exit status 0: nothing is wrong; warnings do not count.
     """
     found = []
     extensions = current_app.extensions
@@ -92,9 +92,9 @@ def doctor(as_json: bool) -> None:
 
 
 def patient(error: ConfigError, arguments: list[str] | None = None) -> Flask:
-    """Return an app that has this command only, where the settings allow no other.
+    """Return an app with this command only, for settings that cannot be used.
 
-    Raises the error for whoever asks for something else.
+    Raises the error for any other command.
     """
     if (sys.argv if arguments is None else arguments)[1:2] != ["doctor"]:
         raise error

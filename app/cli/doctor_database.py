@@ -1,4 +1,4 @@
-"""What `flask doctor` finds out about the database: server, revision, the role's rights, clock."""
+"""The checks of `flask doctor` on the database: server, revision, the role's rights, clock."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ CLOCK = 5.0  # seconds that the clocks may differ
 ROLES = "have a superuser run deploy/postgresql/roles.sql on the database"
 SERVE = "serve as the app role that deploy/postgresql/roles.sql makes"
 
-# What roles.sql grants to who serves; tests/test_doctor.py compares.
+# What roles.sql grants to the role that serves; tests/cli/test_doctor.py compares.
 RIGHTS = {
     "alembic_version": {"SELECT"},
     "user_sessions": {"SELECT", "INSERT", "UPDATE", "DELETE"},
@@ -33,7 +33,7 @@ RIGHTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out: `state` is right, warning, wrong or skipped."""
+    """The result of a check: `state` is right, warning, wrong or skipped."""
 
     check: str
     state: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield what is found, one check after the other; an error is a finding too."""
+    """Yield the findings, one check after the other; an error is a finding too."""
     rest = {"revision": _revision, "rights": _rights, "clock": _clock}
     try:
         connection = connections.connector(settings)(autocommit=True)
@@ -73,7 +73,7 @@ def _try(
 
 
 def _without_password(settings: Settings, error: BaseException) -> str:
-    """Return an error's text in a line, without what the DATABASE_URL hides."""
+    """Return an error's text in a line, without the passwords of the DATABASE_URL."""
     text = " ".join(str(error).split())
     named = conninfo_to_dict(settings.database_url or "")
     for hidden in (named.get("password"), named.get("sslpassword")):

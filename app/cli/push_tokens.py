@@ -1,4 +1,4 @@
-"""The commands on push tokens, for moving them in bulk and keeping the table clean."""
+"""The commands on registrations: import, export, purge, backfill, stats."""
 
 import os
 import stat
@@ -22,6 +22,7 @@ from app.database.revision import estimated_rows
 from app.limits import MAX_APP_NAME, is_text
 from app.models import db
 from app.registry import maintenance
+from app.registry.push_tokens import MAX_OF_USER
 from app.transfer import export
 from app.transfer.mongoexport import Entry, UnreadableError, entries
 from app.transfer.push_token_import import Importer
@@ -33,20 +34,20 @@ group = Commands("push-tokens", help="Registrations in bulk.")
 
 @contextmanager
 def _database() -> Iterator[Connection]:
-    """Give a connection of the command's own, on which statements may take long."""
+    """Yield a connection of the command, on which statements may take long."""
     connect = connector(services.current().settings, batch=True)
     with closing(connect(autocommit=True)) as connection:
         yield connection
 
 
 class Rejects:
-    """Where rejected rows go: a file that only we may read, else the first few on stderr."""
+    """Collects rejected rows: in a file that only its owner may read, else the first on stderr."""
 
     def __init__(self, path: str | None):
         self._file: BinaryIO | None = None
         self._shown = 0
         if path:
-            # They have push tokens in them, which are as good as passwords.
+            # The rows hold push tokens: keep them as secret as passwords.
             number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             if stat.S_ISREG(os.fstat(number).st_mode):  # not /dev/null, nor a pipe
                 os.fchmod(number, 0o600)
@@ -54,7 +55,7 @@ class Rejects:
             self._file = os.fdopen(number, "wb")
 
     def add(self, entry: Entry, reason: str) -> None:
-        """Note an entry and why it was rejected."""
+        """Write down an entry and why it was rejected."""
         if self._file:
             row = entry.text[:MAX_REJECT].decode(errors="replace").strip()
             note = {"line": entry.line, "reason": reason, "row": row}
@@ -67,13 +68,13 @@ class Rejects:
             click.echo("Further rejects are not shown; --rejects FILE has them all.", err=True)
 
     def close(self) -> None:
-        """Have all of it in the file."""
+        """Write the rest to the file and close it."""
         if self._file:
             self._file.close()
 
 
 def _is_same(path: str, file: BinaryIO) -> bool:
-    """Tell whether the path names the open file; one in memory has no name."""
+    """Tell whether the path names the open file; False for a file in memory."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except OSError:
@@ -93,10 +94,10 @@ def _is_same(path: str, file: BinaryIO) -> bool:
     help="Reject rows whose session can't sign in here, instead of keeping them without.",
 )
 def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool) -> None:
-    """Merge FILE (- is stdin) into the registrations; the newest of a push token wins.
+    """Merge FILE (- is stdin) into the registrations; the latest row of a push token wins.
 
-    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, or our export; gzip is seen by
-    itself. May be run again, and beside the running service.
+    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, or our export; gzip is detected.
+    May be run again, and beside the running service.
     """
     with ExitStack() as stack:
         export, size = stack.enter_context(source(file))
@@ -128,9 +129,9 @@ def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool
 def export_push_tokens(app_name: str | None) -> None:
     """Print every registration, one JSON document a line, as `import` takes it back.
 
-    Handle the output as you would handle passwords: it has the push tokens, and as `authToken`
-    the SHA-256 of the session each was registered in. Nobody can sign in with these, but the
-    import needs them so that a registration still dies with its session.
+    Keep the output as secret as passwords: it has the push tokens, and as `authToken` the SHA-256
+    of the session each was registered in. These hashes sign no user in, but the import needs them
+    to bind each registration to its session.
     """
     if app_name is not None and not is_text(app_name, MAX_APP_NAME):
         raise click.BadParameter(f"has over {MAX_APP_NAME} bytes of UTF-8", param_hint="app-name")
@@ -148,7 +149,7 @@ def export_push_tokens(app_name: str | None) -> None:
                 meter.at(rows, rows)
             output.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough. What is left in the buffer would fail once more at exit.
+        # The reader closed the pipe. What is left in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -163,17 +164,17 @@ def export_push_tokens(app_name: str | None) -> None:
 @click.option(
     "--keep-per-user",
     type=click.IntRange(1),
-    default=1000,
+    default=MAX_OF_USER,
     show_default=True,
     metavar="N",
     help="Remove what a user has beyond the N latest seen registrations.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count.")
 def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> None:
-    """Remove registrations that nobody renews, and what is too many for one user.
+    """Remove registrations that were not renewed, and those of a user beyond a number.
 
     Works in short transactions beside the running service, and may be stopped and run again.
-    Sessions that an import made go with their last registration.
+    Sessions that an import made are removed with their last registration.
     """
     since = maintenance.days_ago(unseen_days)
     size = estimated_rows()
@@ -186,7 +187,7 @@ def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> No
 
 
 def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:
-    """Run steps, a transaction each; return how many rows they changed."""
+    """Run steps, each in its own transaction; return how many rows they changed."""
     examined = changed = 0
     with Meter(what, max(size, 0)) as meter:
         for step in steps:
@@ -200,10 +201,10 @@ def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:
 
 @group.command("backfill")
 def backfill_push_tokens() -> None:
-    """Fill what a revision added, in rows that were there before; the next revision demands it.
+    """Fill a column that a revision added in existing rows; the next revision requires it.
 
     Works in short transactions beside the running service, and may be stopped and run again. It
-    rests after each for as long as that took: whoever registers meanwhile comes first.
+    pauses after each for as long as that took, so that registrations come first.
     """
     size = estimated_rows()
     db.session.commit()
@@ -211,7 +212,7 @@ def backfill_push_tokens() -> None:
 
 
 def _resting(steps: Iterator[maintenance.Step]) -> Iterator[maintenance.Step]:
-    """Give the steps, and sleep after each for as long as it and its commit took."""
+    """Yield the steps, and sleep after each for as long as it and its commit took."""
     started = time.monotonic()
     for step in steps:
         yield step

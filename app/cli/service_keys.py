@@ -8,7 +8,7 @@ from app.limits import iso
 from app.models import db
 from app.registry import service_keys
 
-group = Commands("service-keys", help="Which services may look up, report, announce.")
+group = Commands("service-keys", help="Keys of the services that look up, report or announce.")
 
 
 @group.command("issue")
@@ -17,7 +17,7 @@ group = Commands("service-keys", help="Which services may look up, report, annou
     "--scope", "scopes", multiple=True, required=True, type=click.Choice(service_keys.SCOPES)
 )
 def issue_service_key(name: str, scopes: tuple[str, ...]) -> None:
-    """Make a key for the service NAME and print it: it is shown only here.
+    """Make a key for the service NAME and print it; it is not shown again.
 
     To replace one without downtime, issue the new one, have the service use it, and then
     `service-keys revoke NAME --keep-latest`.
@@ -29,7 +29,7 @@ def issue_service_key(name: str, scopes: tuple[str, ...]) -> None:
 
 @group.command("list")
 def list_service_keys() -> None:
-    """Print a line for each key; `keyId` begins its SHA-256, and is no way in."""
+    """Print a line for each key; `keyId` is the start of its SHA-256, not a secret."""
     for row in service_keys.all_keys():
         revoked_at = row["revoked_at"] and iso(row["revoked_at"])
         shown = {"name": row["name"], "scopes": row["scopes"], "keyId": row["key_id"]}
@@ -41,7 +41,7 @@ def list_service_keys() -> None:
 @click.option("--keep-latest", is_flag=True, help="Leave the key that was issued last.")
 @click.option("--key-id", help="Revoke this one only; `list` shows it.")
 def revoke_service_keys(name: str, keep_latest: bool, key_id: str | None) -> None:
-    """Revoke the keys of the service NAME; they let nobody in from the next request on."""
+    """Revoke the keys of the service NAME, from the next request on."""
     if keep_latest and key_id:
         raise click.UsageError("Say which: either --keep-latest or --key-id.")
     revoked = service_keys.revoke(name, keep_latest=keep_latest, key_id=key_id)

@@ -16,14 +16,14 @@ from app.registry import maintenance, sessions
 from app.transfer import session_import
 from app.transfer.mongoexport import UnreadableError, entries
 
-group = Commands("sessions", help="Who is signed in.")
+group = Commands("sessions", help="Sessions of users.")
 
 
 @group.command("issue")
 @click.argument("user_id", type=UserId())
 @click.option("--days", type=click.IntRange(1, 36500), help="Life of the session, in days.")
 def issue_session(user_id: str, days: int | None) -> None:
-    """Sign USER_ID in, and print the auth token, which is shown only here."""
+    """Make a session for USER_ID and print its auth token, which is not shown again."""
     days = days or services.current().settings.session_days
     auth_token, expires_at = sessions.issue(user_id, days)
     db.session.commit()
@@ -35,12 +35,12 @@ def issue_session(user_id: str, days: int | None) -> None:
 @click.option("--auth-token", type=click.Choice(["-"]), help="End one: read it from stdin.")
 @click.option("--all", "every", is_flag=True, help="End all sessions of the user.")
 def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
-    """Sign USER_ID out, and remove the push tokens registered in the sessions that end."""
+    """End sessions of USER_ID, and remove the registrations that were made in them."""
     if every == bool(auth_token):
         raise click.UsageError("Say which: either --auth-token - or --all.")
     which = UserSession.user_id == user_id
     if auth_token:
-        # Never an argument: the process list and the shell's history would keep it.
+        # Not an argument: the process list and the shell's history would show it.
         secret = sys.stdin.buffer.readline().strip()
         which &= UserSession.token_hash == hash_secret(secret)
     ended, removed = sessions.end(which)
@@ -53,9 +53,9 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
 def import_sessions(file: str) -> None:
     """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
 
-    They are services.resume.loginTokens; gzip is seen by itself. May be run again. Rows that are
-    left out are named on stderr with their line. A session that was ended here since FILE was made
-    comes back.
+    They are services.resume.loginTokens; gzip is detected. May be run again. Rows that are left
+    out are named on stderr with their line. A session that was ended here since FILE was made is
+    live again.
     """
     shared = services.current()
     days, deadline = shared.settings.session_days, shared.settings.request_deadline
@@ -86,7 +86,7 @@ def _report(line: int, reason: str) -> None:
 
 @group.command("purge")
 def purge_sessions() -> None:
-    """Remove expired sessions and what was registered in them.
+    """Remove expired sessions and their registrations.
 
     Works in short transactions beside the running service, and may be stopped and run again.
     """

@@ -1,4 +1,4 @@
-"""What `push-tokens stats` counts, and how it shows it."""
+"""The counts of `push-tokens stats`, and the table that shows them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ from app.models import PushToken
 # the 270 days after which FCM expires a token.
 AGES = (1, 7, 30, 90, 270)
 BAR = 8  # columns
-MOST_ROWS = 40  # of the table; apps name themselves, so their number has no limit
+MOST_ROWS = 40  # of the table; apps choose their names, so their number has no limit
 
 Row = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""What long commands show while they run; always on stderr, as stdout is for the result."""
+"""Output of the commands: the result on stdout as JSON, progress on stderr."""
 
 import sys
 import time
@@ -20,15 +20,15 @@ def print_json(**result: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text without what a terminal would obey: apps name themselves as they like."""
+    """Return the text without control characters: apps choose their names freely."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Meter:
-    """How far a command is: a bar with rate and time left on a terminal, plain lines elsewhere.
+    """The progress of a command: a bar with rate and time left on a terminal, else plain lines.
 
-    `total` is in the unit of the `place` that `at` is told, such as bytes of a file; where it is
-    not known there is no time left to show.
+    `total` is in the unit of the `place` that `at` takes, such as bytes of a file; without it no
+    time left is shown.
     """
 
     def __init__(self, what: str, total: float | None = None):

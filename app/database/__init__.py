@@ -1,1 +1,1 @@
-"""How every connection to PostgreSQL is made, and what its errors mean."""
+"""Connections to PostgreSQL, their errors, retries, and the embedded server."""

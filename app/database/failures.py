@@ -1,4 +1,4 @@
-"""Which errors mean "come back later", which are worth a retry, and how the log names them."""
+"""Classifies errors: worth a retry, unavailable (503), or neither; names them for the log."""
 
 import psycopg
 from psycopg import errors, pq
@@ -10,7 +10,11 @@ RETRYABLE = (errors.DeadlockDetected, errors.SerializationFailure, errors.Unique
 
 
 class UnavailableError(Exception):
-    """The service cannot do it now, through no fault of the caller's; the text says why."""
+    """The service cannot answer now, and the caller is not at fault; the text says why."""
+
+
+class LostRaceError(Exception):
+    """A statement came second and did nothing; tried again it does what was asked."""
 
 
 def original(error: BaseException) -> BaseException:
@@ -19,14 +23,14 @@ def original(error: BaseException) -> BaseException:
 
 
 def is_broken(connection: psycopg.BaseConnection) -> bool:
-    """Tell whether the connection is gone, as opposed to a statement that failed on it."""
+    """Tell whether the connection is lost, not only a statement on it failed."""
     return connection.closed or connection.pgconn.status != pq.ConnStatus.OK
 
 
 def is_end(error: BaseException) -> bool:
-    """Tell whether the server ends the connection with this error, closed or not as yet.
+    """Tell whether the server ends the connection with this error, even if it is not closed yet.
 
-    PostgreSQL that is stopped says so, and a pooler that has lost PostgreSQL.
+    A PostgreSQL that stops sends such an error, and a pooler that has lost PostgreSQL.
     """
     if not isinstance(error, psycopg.Error):
         return False
@@ -48,9 +52,9 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def may_be_one_rows_fault(error: BaseException) -> bool:
-    """Tell whether a statement of many rows that failed could work for the others.
+    """Tell whether a failed statement of many rows could succeed for some of them alone.
 
-    Not when the database is away; but when it waited too long for a lock or refused a row.
+    True when it waited too long for a lock or refused a row; False when the database is away.
     """
     waited = (errors.LockNotAvailable, errors.QueryCanceled, *RETRYABLE)
     return isinstance(error, waited) or not is_unavailable(error)

@@ -1,4 +1,4 @@
-"""The one retry loop: a verb that may be run again, until a deadline."""
+"""The retry loop of all verbs: until a deadline."""
 
 import random
 import time
@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from app import metrics
-from app.database.failures import RETRYABLE
+from app.database.failures import RETRYABLE, LostRaceError, original
 from app.models import db
 
 T = TypeVar("T")
@@ -18,23 +18,24 @@ T = TypeVar("T")
 def retrying(verb: Callable[[], T], seconds: float) -> T:
     """Run a verb that may be run again, for at most `seconds`, and return what it returned.
 
-    Deadlocks and unique violations go again with jitter until then. A lost connection goes again
-    once: it is how a restarted database is noticed, without asking every connection whether it
-    lives before each use. Raises what SQLAlchemy raised last.
+    Deadlocks and unique violations are retried with jitter until then. A lost connection is
+    retried once: that is how a restarted database is noticed, without a test of every connection
+    before each use. Raises the last error of SQLAlchemy.
     """
     deadline = time.monotonic() + seconds
     spare = 1
     while True:
         try:
             return verb()
-        except DBAPIError as error:
-            metrics.count_database_error(error.orig or error)
+        except (DBAPIError, LostRaceError) as error:
+            cause = original(error)
+            metrics.count_database_error(cause)
             db.session.rollback()
-            if isinstance(error.orig, RETRYABLE):
+            if isinstance(cause, (*RETRYABLE, LostRaceError)):
                 if time.monotonic() >= deadline:
                     raise psycopg.OperationalError("lost every race until the deadline") from error
                 time.sleep(jitter())
-            elif error.connection_invalidated and spare:
+            elif isinstance(error, DBAPIError) and error.connection_invalidated and spare:
                 spare -= 1
             else:
                 raise

@@ -1,4 +1,4 @@
-"""What the code expects of the database, and what the database knows of its size."""
+"""The revision that the code expects, and the estimated number of rows."""
 
 from functools import cache
 
@@ -16,6 +16,6 @@ def code_revision() -> str | None:
 
 
 def estimated_rows() -> float:
-    """Return about how many registrations there are; 0 or less when the database can't say."""
+    """Return the estimated number of registrations; 0 or less when there is no estimate."""
     size = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)")
     return db.session.scalar(size, {"name": PushToken.__tablename__}) or 0

@@ -9,7 +9,7 @@ import orjson
 from flask import Flask
 
 from app.api.schemas import BodyParam, DeviceId, DeviceType, Environment, RemovePushToken
-from app.api.service_schemas import Cursor, HashedToken, RevokeSessions, Text
+from app.api.service_schemas import BoundedText, Cursor, HashedToken, RevokeSessions
 from app.docs.answers import JSON, STRING, Json, answers, content, shared_answers
 from app.docs.calls import CALLS, INTRODUCTION, TAGS, WORDS, Call
 from app.limits import ENVIRONMENTS, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, TYPES
@@ -36,7 +36,7 @@ def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
     shape: Json = {}
     if isinstance(field, DeviceType):
         shape = {"type": "string", "enum": list(TYPES)}
-    elif isinstance(field, BodyParam | Text):
+    elif isinstance(field, BodyParam | BoundedText):
         shape = text(field.limit)
     elif isinstance(field, DeviceId):
         shape = {"anyOf": [text(MAX_DEVICE_ID, 0), {"enum": [None, False, 0]}]}

@@ -3,26 +3,24 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    RowMapping,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    delete,
-    func,
-    select,
-)
+from sqlalchemy import ColumnElement, RowMapping, Text, and_, delete, func, select, true
 
+from app.database.arrays import as_table
+from app.database.failures import LostRaceError
 from app.limits import PRODUCTION, normalize_apns_token
 from app.models import PushToken, UserSession, db, is_live
+from app.registry import registration
+from app.registry.registration import RACED, Registered, Registration
 
 EXAMINED = 1000  # rows that one page of the list looks at
+MAX_OF_USER = 100  # registrations of one user in an answer; a person has a few devices
+LOOKUP_USERS = 50  # so many users are looked up in one statement, however many rows they have
+LOOKUP_ROWS = LOOKUP_USERS * MAX_OF_USER
 
 # Rows from before revision 0004 have none until they are backfilled.
 ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
+# Likewise before revision 0008, whose rows' ids were the devices' names.
+DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
 
 VIEW = [
     PushToken.id,
@@ -34,13 +32,33 @@ VIEW = [
     PushToken.created_at,
     PushToken.updated_at,
     ENVIRONMENT,
+    DEVICE_ID,
 ]
 
 
+def register(asked: Registration) -> Registered | None:
+    """Store a registration and return it, None without a valid session.
+
+    Raises LostRaceError where another registration of the same instant was first.
+    """
+    connection = db.session.connection()
+    steps = registration.register([asked])
+    statement, parameters = next(steps)
+    while True:
+        rows = connection.exec_driver_sql(statement, parameters).all()
+        try:
+            statement, parameters = steps.send(rows)
+        except StopIteration as end:
+            (outcome,) = end.value
+            if outcome is RACED:
+                raise LostRaceError from None
+            return outcome  # type: ignore[no-any-return]
+
+
 def of_user(user_id: str) -> Sequence[RowMapping]:
-    """Return a user's registrations, the latest renewed first."""
+    """Return a user's MAX_OF_USER latest renewed registrations, the latest first."""
     theirs = select(*VIEW).where(PushToken.user_id == user_id)
-    newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id)
+    newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id).limit(MAX_OF_USER)
     return db.session.execute(newest_first).mappings().all()
 
 
@@ -56,20 +74,33 @@ def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
     return [NARROWING[name] == value for name, value in wanted.items()]
 
 
-def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping]:
-    """Return the enabled registrations of users in live sessions, by user and id.
+def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | None:
+    """Return users' latest renewed, enabled registrations in live sessions.
 
-    `wanted` narrows them, by the names in NARROWING.
+    They are ordered by user, device and app.
+
+    `wanted` narrows them, by the names in NARROWING. Of what is left, MAX_OF_USER of each user at
+    most are returned. None where that is over LOOKUP_ROWS: then ask for fewer users at a time,
+    LOOKUP_USERS of them never have more.
+
+    A user's rows are found by the index and sorted, one user after the other, until there are
+    enough: what a lookup costs is bounded by what the asked have, not by the table.
     """
-    users = bindparam("user_ids", list(user_ids), type_=ARRAY(Text))
-    theirs = (
+    asked = as_table("asked", user_id=(Text, list(user_ids)))
+    latest = (
         select(*VIEW)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(PushToken.user_id == any_(users), PushToken.enabled, is_live())
+        .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_live())
         .where(*_filters(wanted))
+        .order_by(PushToken.updated_at.desc(), PushToken.id)
+        .limit(MAX_OF_USER)
+        .lateral("latest")
     )
-    ordered = theirs.order_by(PushToken.user_id, PushToken.id)
-    return db.session.execute(ordered).mappings().all()
+    of_each = select(latest).select_from(asked.user_id.table.join(latest, true()))
+    found = of_each.limit(LOOKUP_ROWS + 1).subquery("found")
+    by_device = (found.c.user_id, found.c.device_id, found.c.app_name, found.c.id)
+    rows = db.session.execute(select(found).order_by(*by_device)).mappings().all()
+    return rows if len(rows) <= LOOKUP_ROWS else None
 
 
 def page(

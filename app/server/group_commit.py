@@ -1,24 +1,26 @@
 """The hot path: registering a push token, for all who wait in this worker by one statement.
 
-A registration is one statement that authenticates (it joins the live session) and upserts, and a
+A registration is one statement that authenticates (it checks the session) and upserts, and a
 commit. What a commit costs, PostgreSQL's flush of its log and a round trip, it costs once for a
-hundred rows as for one. So whoever finds nobody writing writes for all who wait (a group commit)
-and then hands over to the first of those who came meanwhile. There is no timer: a lone request
-waits for nobody, and groups grow by themselves as the load does.
+hundred rows as for one. So one task writes for all who wait, and meanwhile others come to wait.
+There is no timer: a lone request waits for no other, and groups grow by themselves with the load.
 
 Within a statement rows are locked in one order, sessions by token_hash and then registrations by
-(app_name, token), as every other writer does; so groups of several workers cannot deadlock. What
-still goes wrong for one member's sake, such as a row that somebody holds, is tried one by one.
+(app_name, token), as every other writer does. A group waits for locks for LOCK_TIMEOUT at most.
+Members that met one, lost a race or made the statement fail are written alone, one after the
+other over a second connection, where they delay only each other.
 """
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from psycopg import errors
 
 from app import metrics
-from app.config import Settings
-from app.database.connections import Connection
+from app.database.connections import SILENCE_TIMEOUT, Connection
 from app.database.failures import (
     RETRYABLE,
     UnavailableError,
@@ -26,196 +28,232 @@ from app.database.failures import (
     is_unavailable,
     may_be_one_rows_fault,
 )
-from app.identity.confirmation import Confirmation
-from app.registry.registration import LOCAL, Registration, confirmed_within
-from app.server.registration_writer import Writer
-from app.services import Services
+from app.database.retries import jitter
+from app.registry.registration import RACED, Registered, Registration, rounds
+from app.server.writer import Writer
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 MAX_WAITING = 2000  # more would only wait to be too late
+LOCK_TIMEOUT = 0.1  # seconds for which a group waits for locks
+SWEEP = 0.05  # seconds between two looks for registrations that have waited too long
+
+Outcome = Registered | None | Exception
+log = logging.getLogger(__name__)
 
 
-class _Waiter:
-    """A registration in the queue, and what became of it."""
+class Waiter:
+    """A registration in a queue, until when it may be written, and the function to tell."""
 
-    __slots__ = ("deadline", "error", "group", "ready", "registration", "row")
-
-    def __init__(self, registration: Registration, deadline: float):
-        self.registration = registration
-        self.deadline = deadline
-        self.ready = threading.Event()
-        self.group: Sequence[_Waiter] = ()  # whoever has one leads
-        self.row: Mapping[Any, Any] | None = None
-        self.error: Exception | None = UnavailableError("not written")
-
-
-class Registrar:
-    """Writes the registrations of one process, over a connection of its own in autocommit."""
+    __slots__ = ("_done", "deadline", "registration", "release")
 
     def __init__(
-        self, connect: Callable[..., Connection], deadline: float, max_age: int | None = None
+        self, registration: Registration, deadline: float, done: Callable[[Outcome], None]
     ):
-        """Take how to connect, a request's seconds, and those of `models.is_valid_session`."""
-        self.patience = deadline
-        self.max_age = max_age
-        statements = LOCAL if max_age is None else confirmed_within(max_age)
-        self._mutex = threading.Lock()
-        self._waiting: list[_Waiter] = []
-        self._writing = False
-        self._writer = Writer(connect, statements)
+        self.registration = registration
+        self.deadline = deadline
+        self.release: Callable[[], None] | None = None
+        self._done = done
 
-    def register(self, registration: Registration) -> Mapping[Any, Any] | None:
-        """Store a registration durably and return its row, or None without a live session.
+    def tell(self, outcome: Outcome) -> None:
+        """Pass on what became of the registration."""
+        if self.release:
+            self.release()
+        if isinstance(outcome, Exception) and (
+            isinstance(outcome, RETRYABLE) or is_unavailable(outcome)
+        ):
+            outcome = UnavailableError(describe(outcome))
+        try:
+            self._done(outcome)
+        except Exception:  # the others still want to be told
+            log.exception("an answer could not be given")
 
-        Raises UnavailableError when too many wait already or the deadline has passed, and what
-        psycopg raises when the database cannot.
-        """
-        waiter = _Waiter(registration, time.monotonic() + self.patience)
-        with self._mutex:
-            if len(self._waiting) >= MAX_WAITING:
-                raise UnavailableError("too many registrations wait")
-            self._waiting.append(waiter)
-            self._appoint()
-        if not waiter.group:
-            self._wait(waiter)
-        if waiter.group:
-            self._lead(waiter)
-        if waiter.error:
-            raise waiter.error
-        return waiter.row
+
+class Lane:
+    """A queue, and the task that writes for it, up to `size` registrations together."""
+
+    def __init__(self, size: int, write: Callable[[list[Waiter]], Awaitable[None]]):
+        self.queue: deque[Waiter] = deque()
+        self._size = size
+        self._write = write
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, waiter: Waiter) -> None:
+        """Queue a registration, and have it written."""
+        self.queue.append(waiter)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def expire(self, now: float) -> None:
+        """Tell those whose deadline has passed; the first in the queue has the earliest."""
+        while self.queue and self.queue[0].deadline <= now:
+            self.queue.popleft().tell(UnavailableError("not written within the deadline"))
 
     def close(self) -> None:
-        """Close the connection; the next registration opens another."""
-        self._writer.close()
+        """Stop writing, and tell all who wait."""
+        if self._task:
+            self._task.cancel()
+        while self.queue:
+            self.queue.popleft().tell(UnavailableError("the worker ends"))
 
-    def _appoint(self) -> "_Waiter | None":
-        """Have the first who waits write for all who wait, if nobody writes."""
-        if self._writing or not self._waiting:
-            return None
-        leader, self._writing = self._waiting[0], True
-        leader.group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-        return leader
-
-    def _wait(self, waiter: _Waiter) -> None:
-        """Wait until the row is written, the turn to lead has come or the deadline has passed."""
+    async def _run(self) -> None:
         try:
-            if waiter.ready.wait(self.patience):
-                return
-        except BaseException:  # the worker ends; whoever is left still wants to be written
-            with self._mutex:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
-                self._waiting[:0] = [other for other in waiter.group if other is not waiter]
-            if waiter.group:
-                self._hand_over()
-            raise
-        with self._mutex:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-
-    def _lead(self, leader: _Waiter) -> None:
-        """Write for the group, then hand over to the first who came meanwhile."""
-        group, leader.group = leader.group, ()  # no cycle is left to the garbage collector
-        metrics.GROUPS.observe(len(group))
-        metrics.WAITING.set(len(self._waiting))
-        try:
-            self._write(group)
+            while self.queue:
+                group = [self.queue.popleft() for _ in range(min(self._size, len(self.queue)))]
+                try:
+                    await self._write(group)
+                except asyncio.CancelledError:
+                    for waiter in group:
+                        waiter.tell(UnavailableError("the worker ends"))
+                    raise
         finally:
-            self._hand_over()
-            for waiter in group:
-                waiter.ready.set()
+            self._task = None
 
-    def _hand_over(self) -> None:
-        """Let the first who waits write next; nobody, if nobody does."""
-        with self._mutex:
-            self._writing = False
-            successor = self._appoint()
-        if successor:
-            successor.ready.set()
 
-    def _write(self, group: Sequence[_Waiter]) -> None:
-        """Give every waiter its row or its error."""
-        for together in _rounds(group):
-            self._write_together(together)
-            if not self._writer.is_connected:  # nor is there a connection for whoever is left
-                return
+class GroupCommit:
+    """Writes the registrations of one worker; all of it runs in one event loop."""
 
-    def _write_together(self, group: Sequence[_Waiter]) -> None:
-        try:
-            rows = self._writer.write([one.registration for one in group], group[0].deadline)
-        except Exception as error:
-            if len(group) == 1 or not (self._writer.is_connected and may_be_one_rows_fault(error)):
-                for waiter in group:
-                    waiter.error = _own(error)
-            else:
-                self._write_one_by_one(group)
+    def __init__(
+        self,
+        connect: Callable[..., Connection],
+        *,
+        deadline: float,
+        statement_timeout: float,
+        lock_timeout: float,
+    ):
+        """Take how to connect, and the seconds of a request, of a statement and of a lock."""
+        self._deadline = deadline
+        silence = statement_timeout + SILENCE_TIMEOUT
+        self._group_writer = Writer(connect, silence, min(LOCK_TIMEOUT, lock_timeout))
+        self._lone_writer = Writer(connect, silence, lock_timeout)
+        self._groups = Lane(MAX_GROUP, self._write_group)
+        self._alone = Lane(1, self._write_alone)
+        self._held: Counter[object] = Counter()  # what registrations in `_alone` found locked
+        self._sweeps = False
+
+    def register(self, asked: Registration, done: Callable[[Outcome], None]) -> None:
+        """Store a registration durably, then call `done` with what became of it.
+
+        That is the stored row, None without a valid session, or the exception to answer for.
+        Raises UnavailableError when too many wait already.
+        """
+        loop = asyncio.get_running_loop()
+        if len(self._groups.queue) + len(self._alone.queue) >= MAX_WAITING:
+            raise UnavailableError("too many registrations wait")
+        if not self._sweeps:
+            self._sweeps = True
+            loop.call_later(SWEEP, self._sweep)
+        waiter = Waiter(asked, loop.time() + self._deadline, done)
+        if self._held and not self._held.keys().isdisjoint(_lockable(asked)):
+            self._hold(waiter)
         else:
-            for waiter in group:
-                waiter.row = _view(waiter.registration, rows.get(_key(waiter)))
-                waiter.error = None
-            metrics.count_registrations(
-                metrics.outcome(waiter.registration.user_id, rows[key][-1])
-                for waiter in group
-                if (key := _key(waiter)) in rows
-            )
+            self._groups.add(waiter)
 
-    def _write_one_by_one(self, group: Sequence[_Waiter]) -> None:
-        """Write a group that failed as one, as long as there is a connection and time."""
-        for waiter in group:
-            if self._writer.is_connected and time.monotonic() < waiter.deadline:
-                self._write_together([waiter])
+    def close(self) -> None:
+        """Close the connections and tell all who wait; register no more."""
+        for lane in (self._groups, self._alone):
+            lane.close()
+        for writer in (self._group_writer, self._lone_writer):
+            writer.close()
 
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        lanes = (self._groups, self._alone)
+        for lane in lanes:
+            lane.expire(loop.time())
+        self._sweeps = any(lane.queue for lane in lanes)
+        if self._sweeps:
+            loop.call_later(SWEEP, self._sweep)
 
-def _own(error: Exception) -> Exception:
-    """Give one of several waiters an exception that it alone raises."""
-    unavailable = isinstance(error, RETRYABLE) or is_unavailable(error)
-    return UnavailableError(describe(error)) if unavailable else error
+    async def _write_group(self, group: list[Waiter]) -> None:
+        """Write all of a group, in rounds in which no push token and no device comes twice."""
+        metrics.GROUPS.observe(len(group))
+        metrics.WAITING.set(len(self._groups.queue))
+        failure: Exception | None = None
+        for places in rounds([waiter.registration for waiter in group]):
+            members = [group[place] for place in places]
+            if failure is None:
+                failure = await self._write_round(members)
+            else:  # the database was away a moment ago
+                for waiter in members:
+                    waiter.tell(failure)
 
-
-def _key(waiter: _Waiter) -> tuple[str, str]:
-    """Name the row that a registration is about."""
-    return waiter.registration.app_name, waiter.registration.token
-
-
-def _rounds(group: Sequence[_Waiter]) -> list[list[_Waiter]]:
-    """Split a group so that no statement has a push token twice; their order stays.
-
-    One round nearly always. A second one answers who came second as if they had come alone,
-    and costs a statement instead of a look for the last one in each of all the others.
-    """
-    rounds: list[dict[tuple[str, str], _Waiter]] = []
-    for waiter in group:
-        key = _key(waiter)
-        free = next((one for one in rounds if key not in one), None)
-        if free is None:
-            rounds.append(free := {})
-        free[key] = waiter
-    return [list(one.values()) for one in rounds]
-
-
-def _view(asked: Registration, row: Sequence[Any] | None) -> Mapping[Any, Any] | None:
-    """Join what the database decided with what was asked, as it would read alone."""
-    if row is None:
+    async def _write_round(self, members: list[Waiter], *, again: bool = True) -> Exception | None:
+        """Write one round; return the error if the database could not serve any of it."""
+        try:
+            asked = [waiter.registration for waiter in members]
+            outcomes = await self._group_writer.write(asked, members[0].deadline)
+        except Exception as error:
+            is_away = not self._group_writer.is_connected or not may_be_one_rows_fault(error)
+            if is_away:
+                for waiter in members:
+                    waiter.tell(error)
+                return error
+            if again and isinstance(error, errors.LockNotAvailable):
+                return await self._write_around_locks(members)
+            for waiter in members:
+                self._alone.add(waiter)
+        else:
+            self._answer(members, outcomes)
         return None
-    _, _, id_, enabled, created_at, updated_at, _ = row
-    return {
-        "id": id_,
-        "app_name": asked.app_name,
-        "token": asked.token,
-        "type": asked.type,
-        "user_id": asked.user_id,
-        "enabled": enabled,
-        "created_at": created_at,
-        "updated_at": updated_at,
-    }
+
+    async def _write_around_locks(self, members: list[Waiter]) -> Exception | None:
+        """Write the members that met no lock as a group; the others wait for theirs alone."""
+        try:
+            held = await self._group_writer.find_held([one.registration for one in members])
+        except Exception as error:
+            for waiter in members:
+                waiter.tell(error)
+            return error
+        for place in held:
+            self._hold(members[place])
+        free = [waiter for place, waiter in enumerate(members) if place not in held]
+        return await self._write_round(free, again=False) if free else None
+
+    def _hold(self, waiter: Waiter) -> None:
+        """Have a registration wait for a lock; meanwhile others that want it wait there too."""
+        names = _lockable(waiter.registration)
+        self._held.update(names)
+        waiter.release = partial(self._release, names)
+        self._alone.add(waiter)
+
+    def _answer(self, members: Sequence[Waiter], outcomes: Sequence[object]) -> None:
+        for waiter, outcome in zip(members, outcomes, strict=True):
+            if outcome is RACED:
+                self._alone.add(waiter)
+            else:
+                assert outcome is None or isinstance(outcome, Registered)  # noqa: S101 (for mypy)
+                waiter.tell(outcome)
+        metrics.count_registrations(
+            outcome.outcome for outcome in outcomes if isinstance(outcome, Registered)
+        )
+
+    async def _write_alone(self, one: list[Waiter]) -> None:
+        """Write one registration, again after each lost race until its deadline."""
+        (waiter,) = one
+        loop = asyncio.get_running_loop()
+        outcome: object = UnavailableError("not written within the deadline")
+        while loop.time() < waiter.deadline:
+            try:
+                (outcome,) = await self._lone_writer.write([waiter.registration], waiter.deadline)
+            except RETRYABLE as error:
+                outcome = error
+            except Exception as error:
+                outcome = error
+                break
+            if outcome is not RACED and not isinstance(outcome, RETRYABLE):
+                break
+            await asyncio.sleep(jitter())
+        if outcome is RACED:
+            outcome = UnavailableError("lost every race until the deadline")
+        if isinstance(outcome, Registered):
+            metrics.count_registrations([outcome.outcome])
+        waiter.tell(outcome)  # type: ignore[arg-type]
+
+    def _release(self, names: Sequence[object]) -> None:
+        self._held.subtract(names)
+        self._held = +self._held  # without those that are at zero
 
 
-def services_of(settings: Settings, connect: Callable[..., Connection]) -> Services:
-    """Make the services of an app: its registrars, and the confirmation of sessions."""
-    deadline, max_age = settings.request_deadline, settings.recheck
-    shared = Services(settings, connect, Registrar(connect, deadline, max_age))
-    if max_age is not None:
-        grace = max_age + settings.rocketchat_grace_seconds
-        shared.grace_registrar = Registrar(connect, deadline, grace)
-        shared.confirmation = Confirmation(settings)
-    return shared
+def _lockable(asked: Registration) -> tuple[object, ...]:
+    """Name the rows that a registration locks: its session, and its push token's."""
+    return asked.token_hash, (asked.app_name, asked.token)

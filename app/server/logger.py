@@ -81,6 +81,10 @@ def config(level: str) -> dict[str, Any]:
             }
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
-        # alembic names each of its plugins to every worker that starts.
-        "loggers": {"gunicorn.error": loud, "alembic": {"level": "WARNING"}},
+        # alembic names each of its plugins to every worker, uvicorn each step of its start.
+        "loggers": {
+            "gunicorn.error": loud,
+            "alembic": {"level": "WARNING"},
+            "uvicorn": {"level": "WARNING"},
+        },
     }

@@ -1,91 +1,125 @@
-"""gunicorn's worker, answering in JSON even what never reaches Flask."""
+"""gunicorn's worker: one event loop, with uvicorn's server in it.
 
-import socket
-import time
-from contextlib import suppress
-from functools import lru_cache
+gunicorn's master imports this module, so it imports nothing else of ours: what it did import would
+stay as it is when HUP brings new code.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import gevent
-import orjson
-from gunicorn import util
-from gunicorn.http.errors import ParseException
-from gunicorn.workers.ggevent import GeventWorker
+import uvloop
+from gunicorn.workers.base import Worker
+from uvicorn import Config, Server
 
-MAX_UNSENT = 64 * 1024  # bytes of an answer; more is not kept back
-MAX_UNREAD = 1024 * 1024  # bytes; who sends more is cut off
-
-
-def write_json_error(client: socket.socket, status: int, reason: str, _: str) -> None:
-    """Answer a request that gunicorn cannot read (bad version, 431, bad length) in our JSON."""
-    body = orjson.dumps({"success": False, "error": reason})
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    util.write_nonblock(client, head.encode() + body)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+SWEEP = 0.25  # seconds between two looks at the deadlines of connections
+# Seconds for which a thread keeps the interpreter while the event loop waits for it: 5 ms, the
+# default, would be the least that a request beside a busy thread takes.
+SWITCH_INTERVAL = 0.0005
 
 
-_date_of = lru_cache(1)(util.http_date)
+class EventLoopWorker(Worker):  # type: ignore[misc]
+    """A worker process."""
+
+    def init_signals(self) -> None:
+        """Have a signal that ends the worker end it at once, as long as it does not serve.
+
+        They were blocked for the fork (gunicorn_conf.py): the master's handlers, which the child
+        inherits, would only have noted them.
+        """
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in ENDING:
+            signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def load_wsgi(self) -> None:
+        """Load the service anew: HUP is an upgrade of all its modules.
+
+        The master has imported some for its configuration, as they were when it started.
+        """
+        for name in [name for name in sys.modules if name.startswith("app.")]:
+            if name not in ("app.gunicorn_conf", __name__):
+                del sys.modules[name]
+        super().load_wsgi()
+
+    def run(self) -> None:
+        """Serve until a signal, or the number of requests, ends the worker."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        from app.server.front import Front  # noqa: PLC0415 (see above)
+        from app.server.protocol import Protocol  # noqa: PLC0415 (see above)
+
+        config = Config(
+            Front(self.wsgi),
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=self.cfg.backlog,
+            timeout_keep_alive=self.cfg.keepalive,
+            timeout_notify=1,
+            callback_notify=self._notify,
+            limit_max_requests=self.max_requests,
+            timeout_graceful_shutdown=self.cfg.graceful_timeout,
+        )
+        self._server = QuietServer(config)
+        sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        try:
+            await self._server.serve(sockets=[listener.sock for listener in self.sockets])
+        finally:
+            sweeping.cancel()
+
+    async def _notify(self) -> None:
+        """Tell the master that the loop goes round; end with it."""
+        self.notify()
+        if os.getppid() != self.ppid:
+            self._server.should_exit = True
+
+    async def _sweep(self) -> None:
+        """Close connections whose deadline has passed."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = loop.time()
+            for connection in list(self._server.server_state.connections):
+                if connection.deadline <= now:  # type: ignore[union-attr]
+                    connection.expire()  # type: ignore[union-attr]
 
 
-def http_date(timestamp: float | None = None) -> str:
-    """Write a moment (seconds since 1970; now) as a header does, anew once a second."""
-    written: str = _date_of(int(time.time() if timestamp is None else timestamp))
-    return written
+class QuietServer(Server):
+    """uvicorn's server, which ends the process by returning.
 
-
-# gunicorn has no setting for its error page nor its clock, and looks both functions up here.
-util.write_error = write_json_error
-util.http_date = http_date
-
-
-class OneSend:
-    """A client's socket that sends an answer in one piece.
-
-    gunicorn sends head and body apart: two system calls, and a client that is woken twice.
+    uvicorn raises a signal that ended it once more, and then neither gunicorn's hooks nor atexit
+    run; and it takes no notice of SIGQUIT.
     """
 
-    def __init__(self, client: socket.socket):
-        self._client = client
-        self._unsent = b""
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Have signals end the server: TERM after what was begun, INT and QUIT at once."""
+        loop = asyncio.get_running_loop()
+        for number in ENDING:
+            loop.add_signal_handler(number, self._end, number)
+        yield
 
-    def __getattr__(self, name: str) -> Any:
-        self.flush()  # whatever else is done with the socket comes after what was written
-        return getattr(self._client, name)
-
-    def sendall(self, data: bytes) -> None:
-        """Keep what is to be sent until `flush`, or until it is a lot."""
-        self._unsent += data
-        if len(self._unsent) > MAX_UNSENT:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what was kept."""
-        if self._unsent:
-            unsent, self._unsent = self._unsent, b""
-            # Nearly always all of it; gevent's sendall asks for the buffer's size first.
-            sent = self._client.send(unsent)
-            if sent < len(unsent):
-                self._client.sendall(unsent[sent:])
-
-
-class JsonGeventWorker(GeventWorker):  # type: ignore[misc]
-    """A gevent worker with that error page, whose clients see the answer to a refused body."""
-
-    def handle_request(self, listener: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serve a request, and read what was refused unread.
-
-        A socket that is closed with bytes unread resets the connection, and the client may never
-        see the 401 or 413 that it was sent.
-        """
-        client = OneSend(sock)
-        try:
-            super().handle_request(listener, req, client, addr)
-        finally:
-            with suppress(OSError):
-                client.flush()
-            # Nothing is left of a body whose length was given and read.
-            if getattr(req.body.reader, "length", None) != 0:
-                with gevent.Timeout(1, False), suppress(OSError, ParseException):
-                    req.body.read(MAX_UNREAD)
+    def _end(self, number: Any) -> None:
+        self.should_exit = True
+        self.force_exit = self.force_exit or number != signal.SIGTERM

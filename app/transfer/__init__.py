@@ -1,1 +1,1 @@
-"""Registrations and sessions in bulk: files in and out."""
+"""Import and export of registrations and sessions."""

@@ -12,11 +12,11 @@ from app.database.connections import Connection
 from app.models import PushToken
 from app.registry.push_tokens import ENVIRONMENT
 
-CHUNK = 1000  # lines handed over at a time
+CHUNK = 1000  # lines yielded at a time
 
 
 def _moment(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
-    """Write a moment as JavaScript does, in the database: it may be beyond Python's calendar."""
+    """Format a moment as JavaScript does, in SQL: it may be beyond Python's calendar."""
     return func.to_char(func.timezone("UTC", column), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 
 
@@ -37,8 +37,8 @@ COLUMNS = (
 def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (number of lines, their bytes), of one snapshot, in no particular order.
 
-    The lines are Rocket.Chat's rows as mongoexport prints them. They stream: neither side ever
-    holds the table.
+    The lines are Rocket.Chat's rows as mongoexport prints them. They are streamed: neither side
+    holds the table in memory.
     """
     rows = select(*COLUMNS)
     if app_name is not None:

@@ -1,4 +1,4 @@
-"""One row of Rocket.Chat's `_raix_push_app_tokens`, of any era, checked by the API's limits."""
+"""One row of Rocket.Chat's `_raix_push_app_tokens`, of any release, checked by our limits."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from app.transfer.mongoexport import parse_date
 
 
 class Row(NamedTuple):
-    """A row as it goes into the staging table."""
+    """A row of the staging table."""
 
     id: str
     app_name: str
@@ -35,9 +35,9 @@ class Row(NamedTuple):
 
 
 def placeholder_hash(user_id: str) -> bytes:
-    """Make the hash of a session that stands for a user whose row names none.
+    """Return the hash of the placeholder session of a user, for rows without an `authToken`.
 
-    No header can carry what it is the hash of, as that has a NUL.
+    No auth token has this hash: the hashed text has a NUL, which no header can carry.
     """
     return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
 
@@ -95,7 +95,7 @@ def _push_token(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def _dates(document: dict[str, Any]) -> tuple[datetime, datetime]:
-    """Return creation and latest renewal; a row that both eras wrote has two renewals."""
+    """Return when the row was created and last renewed; the later of updatedAt and _updatedAt."""
     found = {}
     for name in ("createdAt", "updatedAt", "_updatedAt"):
         if document.get(name) is not None:

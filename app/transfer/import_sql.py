@@ -1,13 +1,12 @@
 """The statements that merge a batch of imported rows, in the order in which they run.
 
-A batch is one transaction. Sessions are locked first, in token_hash order, then registrations in
-(app_name, token) order, as every writer does; the statements before only read.
+A batch is one transaction. It locks sessions first, in token_hash order, then registrations in
+(app_name, token) order, like every other writer; the statements before these only read.
 """
 
-# Nobody analyzes a temporary table, and the real ones grow while plans are made: of all joins
-# only the one that looks a few thousand rows up by index is right at every size. Up to PostgreSQL
-# 17 what is switched off only seems expensive, so expensive that each statement would be compiled
-# (JIT) before it runs: 50 ms instead of 1.
+# A temporary table has no statistics, and the real tables grow while plans are made: only a nested
+# loop with index look-ups is right at every size. Up to PostgreSQL 17 a disabled plan only gets a
+# high cost, and that triggers JIT compilation of each statement: 50 ms instead of 1.
 PREPARE = """
 SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
@@ -20,7 +19,7 @@ CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT 
 
 STAGE = "COPY staged FROM STDIN"
 
-# A session that nobody knows yet belongs to the first row that names it.
+# An unknown session belongs to the first row that names it.
 MISFITS = """
 SELECT line, owner <> user_id AS is_foreign
 FROM (
@@ -61,7 +60,7 @@ FROM unnest(%(lines)s::bigint[], %(ids)s::text[]) renamed (line, id)
 WHERE winners.line = renamed.line
 """
 
-# The update changes nothing, but locks the sessions that are there, like those that are new.
+# The update changes nothing, but locks existing sessions like new ones.
 KEEP_SESSIONS = """
 INSERT INTO user_sessions (token_hash, user_id, can_sign_in)
 SELECT DISTINCT ON (session_hash) session_hash, user_id, false
@@ -70,8 +69,8 @@ ORDER BY session_hash, line
 ON CONFLICT (token_hash) DO UPDATE SET can_sign_in = user_sessions.can_sign_in WHERE false
 """
 
-# The sessions are looked up one by one, not joined: a join may as well go through all sessions,
-# and through the batch for each, as long as PostgreSQL takes a table that grows for small.
+# The sessions are looked up one by one, not joined: while PostgreSQL takes a growing table for
+# small, a join may read all sessions, and the batch for each of them.
 LOCK_SESSIONS = """
 SELECT token_hash
 FROM user_sessions

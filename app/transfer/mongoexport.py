@@ -1,4 +1,4 @@
-"""What mongoexport prints, read as a stream: a document a line, or `--jsonArray`; gzip too."""
+"""Reads mongoexport's output as a stream: one document a line or `--jsonArray`, also gzip."""
 
 import codecs
 import gzip
@@ -15,7 +15,7 @@ import orjson
 MAX_DOCUMENT = 16 * 1024 * 1024  # bytes; MongoDB has none larger
 CHUNK = 1024 * 1024  # bytes read at a time from an array
 MAX_AHEAD = timedelta(days=3653)  # of our clock
-LONGEST_LITERAL = 16  # characters: where what is cut may look wrong, before its end
+LONGEST_LITERAL = 16  # characters before the end of a chunk where cut text may look invalid
 
 if TYPE_CHECKING:
     Reader: TypeAlias = io.BufferedReader[io.RawIOBase] | gzip.GzipFile
@@ -26,11 +26,11 @@ _decoder = json.JSONDecoder()
 
 
 class UnreadableError(Exception):
-    """The file could not be read to its end; the text says where and why."""
+    """The file could not be read to its end; the message says where and why."""
 
 
 class Entry(NamedTuple):
-    """A document, or in its place why there is none; with its line, from 1, and its text."""
+    """A document, or None and the problem with it; with its line, from 1, and its text."""
 
     line: int
     document: dict[str, Any] | None
@@ -41,8 +41,8 @@ class Entry(NamedTuple):
 def entries(file: BinaryIO) -> Generator[Entry, None, None]:
     """Yield the documents of an export, in memory one at a time.
 
-    What is no JSON object is yielded as an entry with a problem. Raises UnreadableError when the
-    file ends in the middle, or reading fails.
+    Anything but a JSON object is yielded as an entry with a problem. Raises UnreadableError when
+    the file is cut short or reading fails.
     """
     line = 0
     outer = io.BufferedReader(cast(io.RawIOBase, file), CHUNK)
@@ -58,7 +58,7 @@ def entries(file: BinaryIO) -> Generator[Entry, None, None]:
 
 def _entries(reader: "Reader") -> Iterator[Entry]:
     if reader.peek(2)[:2] == b"\x1f\x8b":
-        # Not behind a second buffer: that one would lose what precedes a cut.
+        # Without a second buffer, which would lose what was read before a cut.
         reader = gzip.GzipFile(fileobj=reader)
     if reader.peek(3)[:3] == codecs.BOM_UTF8:
         reader.read(3)
@@ -94,7 +94,7 @@ def _entry(line: int, document: Any, text: bytes) -> Entry:
 
 
 def _array(file: "Reader") -> Iterator[Entry]:
-    """Read an array, whether a document has a line of its own, many lines, or shares one."""
+    """Read an array; a document may be one line, many lines, or part of a line."""
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, line, indent = "", 1, ""
     place = -1  # before the bracket
@@ -130,10 +130,10 @@ def _array(file: "Reader") -> Iterator[Entry]:
 
 
 def _scan(text: str, place: int, indent: str, is_all: bool) -> tuple[int, Any, str]:
-    """Return the document at `place`: its end, -1 when more is needed; itself; what is wrong.
+    """Return the end of the document at `place` (-1: more text is needed), it, and its problem.
 
-    A wrong one ends where the next line begins a document. Lines that are indented otherwise are
-    inside of one.
+    A malformed document ends where the next line begins a document. Lines with another indent are
+    inside a document.
     """
     try:
         document, end = _decoder.raw_decode(text, place)
@@ -147,14 +147,14 @@ def _scan(text: str, place: int, indent: str, is_all: bool) -> tuple[int, Any, s
 
 
 def _is_cut(error: Exception, length: int) -> bool:
-    """Tell whether a document that cannot be read may be right, with its rest still to come."""
+    """Tell whether a document that cannot be parsed may be valid once its rest is read."""
     return isinstance(error, json.JSONDecodeError) and (
         error.msg.startswith("Unterminated string") or error.pos > length - LONGEST_LITERAL
     )
 
 
 def _expect_end(file: "Reader", rest: str, line: int) -> None:
-    """Read on after the array: a second one would be lost, and gzip has its checksum there."""
+    """Read what follows the array: a second array is an error, and gzip checks its checksum."""
     more = _bytes(rest)
     while not more.strip():
         if not (more := file.read1(CHUNK)):
@@ -170,8 +170,8 @@ def parse_date(value: Any) -> datetime:
     """Return the moment of a date in any of the four forms; else ValueError.
 
     `{"$date": …}` of an ISO text, whose offset may lack its colon, of `{"$numberLong": "ms"}`, or
-    of a number of milliseconds; the outer object may be missing. A clock may be wrong by years:
-    only what no clock says is refused.
+    of a number of milliseconds; the outer object may be missing. Clocks may be wrong by years, so
+    only dates further in the future than MAX_AHEAD are refused.
     """
     if isinstance(value, dict):
         value = value.get("$date")

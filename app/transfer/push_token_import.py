@@ -1,11 +1,11 @@
 """Import of Rocket.Chat's `_raix_push_app_tokens`, as mongoexport prints it, or of our export.
 
-Rows go by COPY into a temporary table, a batch at a time, and are merged from there in one
-transaction a batch. The newest row of an (appName, value) wins, whether the other one is in the
-file or in the table, and it wins as a whole, with its `_id` and dates; of two equally new ones the
-first stays. So the result does not depend on where batches end, and a second run, or one after a
-crash, changes nothing that the first one did. An `_id` that is another row's already is not taken
-from it: the row keeps the id that it has in the table, or gets a fresh one.
+COPY brings a batch of rows into a temporary table, and one transaction merges it. The latest row
+of an (appName, value) wins as a whole, with its `_id` and dates, whether the other one is in the
+file or in the table; of two equally late ones the first stays. So the result does not depend on
+where batches end, and a second run, or one after a crash, changes nothing that the first one did.
+An `_id` that another row has already is not taken from it: the row keeps the id that it has in
+the table, or gets a fresh one.
 """
 
 import random
@@ -24,11 +24,11 @@ from app.transfer import import_sql as sql
 from app.transfer.import_rows import Row, read
 from app.transfer.mongoexport import Entry
 
-# Rows in one transaction. Whoever wants a row of ours waits until it ends, and the API's callers
-# do so for a second at most: a server that is slow, or busy, gets smaller batches.
+# Rows in one transaction. Requests for its rows wait until it ends, for a second at most, so a
+# slow or busy server gets smaller batches.
 BATCH, SMALLEST_BATCH = 5000, 100
-HELD = 0.25  # seconds that a transaction should take
-PATIENCE = 60.0  # seconds during which a batch that lost a race is tried again
+HELD = 0.25  # seconds that a transaction, and so its locks, should last
+PATIENCE = 60.0  # seconds for which a batch that lost a race is tried again
 
 Reject = Callable[[Entry, str], None]
 Batch = dict[int, tuple[Entry, Row]]  # by place in the file
@@ -40,7 +40,7 @@ REASONS = {True: "authToken: the session of another user", False: "authToken: no
 
 @dataclass
 class Summary:
-    """What became of the documents; `read` is the sum of the rest."""
+    """Counts of documents by outcome; `read` is the sum of the others."""
 
     read: int = 0
     inserted: int = 0
@@ -54,7 +54,7 @@ class Summary:
 
 
 class Importer:
-    """Merges documents into the registrations, over a connection in autocommit of its own."""
+    """Merges documents into the registrations, over its own connection in autocommit."""
 
     def __init__(self, connection: Connection, reject: Reject, *, known_only: bool = False):
         self._connection = connection
@@ -70,13 +70,13 @@ class Importer:
 
     @property
     def found_nothing(self) -> bool:
-        """Tell whether there was something to read, and none of it was a document."""
+        """Tell whether the file had entries, and none of them was a document."""
         return self._place > 0 and not self._documents
 
     def run(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
-        """Import all; what was read before reading fails is imported, too."""
-        # What the database answers is taken up within a millisecond, while we read on; by
-        # default a thread that computes keeps the interpreter for five.
+        """Import all entries; when reading fails, what was read before is imported too."""
+        # The writer's thread gets the interpreter within a millisecond of PostgreSQL's answer; by
+        # default the reading thread keeps it for five.
         sys.setswitchinterval(0.001)
         with ThreadPoolExecutor(1) as writer:
             merging: Merging | None = None
@@ -92,9 +92,9 @@ class Importer:
                 progress(self.summary.read)
 
     def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
-        """Have the batch merged while the next one is read; first count what was merged before.
+        """Have the batch merged while the next one is read; first count the previous one.
 
-        Reading takes two fifths of the time, in Python; the rest passes in the database.
+        Reading takes two fifths of the time, in Python; the database takes the rest.
         """
         batch, self._batch = self._batch, {}
         staged = "".join(_staged(place, row) for place, (_, row) in batch.items())
@@ -121,7 +121,7 @@ class Importer:
         self.summary.rejected += 1
 
     def _flush(self, staged: str) -> Outcome:
-        """Merge a batch and commit; try again when it lost a race."""
+        """Merge a batch and commit; retry when it lost a race."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -137,7 +137,7 @@ class Importer:
                 return outcome
 
     def _fit(self, seconds: float, rows: int) -> None:
-        """Choose the size of the batches to come by how long the last one took."""
+        """Set the size of the next batches by the duration of the last one."""
         fitting = rows * HELD / seconds
         self._size = max(SMALLEST_BATCH, min(BATCH, fitting, self._size * 2))
 
@@ -145,7 +145,7 @@ class Importer:
         written, old, misfits = outcome
         for place, is_foreign in sorted(misfits.items()):
             self._refuse(batch[place][0], REASONS[is_foreign])
-        # Only where a registration of the same instant wins is this off, by that one.
+        # Off by one for each registration that the service renewed during this batch.
         updated = min(old, written)
         self.summary.updated += updated
         self.summary.inserted += written - updated
@@ -153,7 +153,7 @@ class Importer:
         self.summary.read += len(batch) - len(misfits)
 
     def _merge(self, staged: str) -> Outcome:
-        """Merge; return rows written, rows that were there before, and the misfits' places."""
+        """Merge; return rows written, rows that existed before, and the misfits' places."""
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:
             copy.write(staged)
@@ -172,7 +172,7 @@ class Importer:
 
 
 def _staged(place: int, row: Row) -> str:
-    """Write a row as COPY reads it."""
+    """Format a row for COPY."""
     fields = [_escape(text) for text in row[:5]]
     id_, app_name, token, type_, user_id = fields
     return (

@@ -17,7 +17,7 @@ BATCH = 1000  # sessions in one transaction
 
 
 def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
-    """Yield the sessions of a user's document; ValueError says what is wrong with it.
+    """Yield the sessions of a user's document; ValueError with the problem for a wrong one.
 
     They are `services.resume.loginTokens` of `{when, hashedToken, type?}`. A login lives `days`
     days from `when`; one without `when` never ends, nor does a personal access token.
@@ -41,11 +41,11 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Summary:
-    """What became of the users' documents, and of their sessions."""
+    """Counts of users' documents and of their sessions."""
 
     read: int = 0
     sessions: int = 0
-    rejected: int = 0  # documents, and sessions of others
+    rejected: int = 0  # documents, and sessions that are known for another user
 
 
 def run(
@@ -56,9 +56,9 @@ def run(
 ) -> Iterator[Summary]:
     """Import sessions in committed batches; yield the summary so far after each.
 
-    `deadline` is the seconds for which a batch that lost a race is tried again. `reject` is told
-    the line and the reason of what is left out: a document as a whole where it is wrong, a
-    session alone where it is another user's. What was read before reading fails is imported too.
+    `deadline` is the seconds for which a batch that lost a race is tried again. `reject` is called
+    with the line and the reason of what is left out: a whole document where it is wrong, one
+    session where it is another user's. When reading fails, what was read before is imported too.
     """
     done = Summary()
     batch: list[tuple[int, dict[str, Any]]] = []
@@ -88,7 +88,7 @@ def _put(
     reject: Callable[[int, str], None],
     done: Summary,
 ) -> None:
-    """Put a batch without what is another user's, and count both."""
+    """Store a batch without the sessions of other users, and count both."""
     while batch:
         announced = [one for _, one in batch]
         try:

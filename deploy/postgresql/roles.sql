@@ -1,11 +1,11 @@
--- The roles of the push token registry: who migrates, who serves, who reports.
+-- The roles of the push token registry: one migrates, one serves, one reports.
 --
 --   psql -X -v ON_ERROR_STOP=1 -d push_tokens -f deploy/postgresql/roles.sql
 --
 -- as a superuser, on the registry's database: before the first migration, and again after each.
 -- It may be run at any time and changes nothing the second time. Other names:
 --   -v owner=… -v app=… -v report=…
--- The roles have no passwords: give them some (\password), or let pg_hba.conf let them in.
+-- The roles have no passwords: set them (\password), or allow the roles in pg_hba.conf.
 
 \if :{?owner}
 \else
@@ -29,22 +29,22 @@ WHERE name NOT IN (SELECT rolname FROM pg_roles)
 
 BEGIN;
 
--- Nothing for whoever else can connect to the server.
+-- No rights for other roles of the server.
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name)
 FROM unnest(ARRAY[:'owner', :'app', :'report']) AS name
 \gexec
 
--- Who migrates owns the tables and may make new ones.
+-- The role that migrates owns the tables and may make new ones.
 GRANT USAGE, CREATE ON SCHEMA public TO :"owner";
 
--- Who serves, gunicorn and the commands of flask: rows, and no table of its own but the temporary
--- ones of `push-tokens import`.
+-- The role of gunicorn and of the commands: rights on rows, and no table of its own except the
+-- temporary ones of `push-tokens import`.
 GRANT USAGE ON SCHEMA public TO :"app";
 SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), :'app') \gexec
 
--- Who reports: a report that runs for long keeps dead rows from being removed, so it may not.
+-- The role that reports. A long transaction keeps dead rows from being removed, so it has limits.
 GRANT USAGE ON SCHEMA public TO :"report";
 ALTER ROLE :"report" SET default_transaction_read_only = on;
 ALTER ROLE :"report" SET statement_timeout = '5min';
@@ -58,7 +58,7 @@ SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
     ) AS has_environment \gset
 
 \if :is_migrated
-    -- Tables that an earlier install made as somebody else.
+    -- Tables that an earlier install made as another role.
     SELECT format('ALTER TABLE public.%I OWNER TO %I', tablename, :'owner')
     FROM pg_tables
     WHERE schemaname = 'public' AND tableowner <> :'owner'
@@ -69,7 +69,7 @@ SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
     REVOKE ALL ON alembic_version, user_sessions, push_tokens FROM :"app", :"report";
     GRANT SELECT ON alembic_version TO :"app";
     GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions, push_tokens TO :"app";
-    -- Counts, users, ages; no push token, no hash, and no device's id, by which an app renames it.
+    -- Counts, users, ages; no push token, no hash and no device's id.
     GRANT SELECT ON alembic_version TO :"report";
     GRANT SELECT (user_id, created_at, expires_at, verified_at, can_sign_in)
         ON user_sessions TO :"report";

@@ -1,5 +1,5 @@
-// The calls of an app in Kotlin, with what Android and the JVM have: no library.
-// They block: call them on Dispatchers.IO.
+// The calls of an app in Kotlin, without a library, for Android or a JVM.
+// The calls block: make them on Dispatchers.IO.
 
 import java.io.IOException
 import java.net.HttpURLConnection
@@ -12,7 +12,7 @@ class SignedOutException : IOException("signed out: sign in again, then register
 /** Any other answer than 200. */
 class RegistryException(val status: Int, body: String) : IOException("$status $body")
 
-/** The registry, for one session. Every call answers with the JSON text that came back. */
+/** The registry, for one session. Every call returns the JSON text of the answer. */
 class Registry(url: String, private val userId: String, private val authToken: String) {
     private val base = "$url/api/v1/"
 
@@ -41,7 +41,7 @@ class Registry(url: String, private val userId: String, private val authToken: S
         false
     }
 
-    /** End the session, and all that was registered in it. */
+    /** End the session and its registrations. */
     fun logOut(): String = call("POST", "logout", "")
 
     private fun call(method: String, path: String, form: String? = null): String {
@@ -65,7 +65,7 @@ class Registry(url: String, private val userId: String, private val authToken: S
                 throw RegistryException(status, body)
             }
             val wait = connection.getHeaderField("Retry-After")?.toLongOrNull() ?: 5
-            // All phones were told the same second: without the spread they come back as one.
+            // All phones got the same Retry-After: jitter keeps them from returning at once.
             Thread.sleep((minOf(wait, LONGEST_WAIT) * 1000 * (1 + Math.random() / 2)).toLong())
         }
         error("the last try returns or throws")

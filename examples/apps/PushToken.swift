@@ -55,7 +55,7 @@ struct Registry {
         return true
     }
 
-    /// End the session, and all that was registered in it.
+    /// End the session and its registrations.
     func logOut() async throws {
         _ = try await call("POST", "logout")
     }
@@ -89,7 +89,7 @@ struct Registry {
             case 429 where triesLeft > 0, 503 where triesLeft > 0:
                 triesLeft -= 1
                 let told = Double(answer.value(forHTTPHeaderField: "Retry-After") ?? "") ?? 5
-                // All phones were told the same second: without the spread they come back as one.
+                // All phones got the same Retry-After: jitter keeps them from returning at once.
                 let seconds = min(told, 60) * Double.random(in: 1...1.5)
                 try await Task.sleep(nanoseconds: UInt64(seconds * 1_000_000_000))
             default:

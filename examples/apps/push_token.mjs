@@ -52,7 +52,7 @@ export class Registry {
     return true;
   }
 
-  /** End the session, and all that was registered in it. */
+  /** End the session and its registrations. */
   async logOut() {
     await this.#call("POST", "logout");
   }
@@ -69,14 +69,14 @@ export class Registry {
       }
       await answer.text(); // lets the connection be used again
       const wait = Math.min(Number(answer.headers.get("Retry-After")) || 5, LONGEST_WAIT);
-      // All phones were told the same second: without the spread they come back as one.
+      // All phones got the same Retry-After: jitter keeps them from returning at once.
       const spread = 1 + Math.random() / 2;
       await new Promise((resolve) => setTimeout(resolve, wait * spread * 1000));
     }
   }
 }
 
-/** Make one call and print what came back; 4 when the session has ended. */
+/** Make one call and print the answer; exit status 4 when the session has ended. */
 async function main(call, ...args) {
   const { REGISTRY_URL, USER_ID, AUTH_TOKEN } = process.env;
   const registry = new Registry(REGISTRY_URL, USER_ID, AUTH_TOKEN);
@@ -90,5 +90,5 @@ async function main(call, ...args) {
   }
 }
 
-// Left out where the file is imported, as in an app.
+// Not run when an app imports the file.
 if (globalThis.process?.argv[1]?.endsWith("push_token.mjs")) await main(...process.argv.slice(2));

@@ -24,7 +24,7 @@ class Registry:
     """The registry, for one session.
 
     A call raises SignedOutError on 401, and urllib's HTTPError on any other answer that is not
-    200, after it has waited and tried again where the registry was busy or its database away.
+    200. On 429 and 503 it waits and tries again first.
     """
 
     def __init__(self, url: str, user_id: str, auth_token: str):
@@ -60,7 +60,7 @@ class Registry:
         return True
 
     def log_out(self) -> None:
-        """End the session, and all that was registered in it."""
+        """End the session and its registrations."""
         self._call("POST", "logout")
 
     def _call(self, method: str, path: str, fields: dict[str, str] | None = None) -> Answer:
@@ -79,13 +79,13 @@ class Registry:
                     raise
                 told = error.headers.get("Retry-After", "")
                 wait = min(int(told) if told.isdecimal() else 5, LONGEST_WAIT)
-                # All phones were told the same second: without the spread they come back as one.
+                # All phones got the same Retry-After: jitter keeps them from returning at once.
                 time.sleep(wait * random.uniform(1, 1.5))
         raise AssertionError("the last try returns or raises")
 
 
 def main(call: str, *arguments: str) -> int:
-    """Make one call and print what came back; 4 when the session has ended."""
+    """Make one call and print the answer; 4 when the session has ended."""
     environ = os.environ
     registry = Registry(environ["REGISTRY_URL"], environ["USER_ID"], environ["AUTH_TOKEN"])
     try:

@@ -17,8 +17,8 @@ quoted() { local text=${1//\\/\\\\}; printf '"%s"' "${text//\"/\\\"}"; }
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 
-# `--retry` waits as Retry-After says, on 408, 429, 500, 502, 503 and 504. The secret comes in by a
-# file, as the list of processes shows the arguments of a command.
+# `--retry` waits as Retry-After says, on 408, 429, 500, 502, 503 and 504. The secret is passed as a
+# file, because the list of processes shows the arguments of a command.
 call() {
   local status
   status=$(curl -sS --retry 4 --max-time 15 -o "$answer" -w '%{http_code}' \

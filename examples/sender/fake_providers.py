@@ -1,9 +1,9 @@
-"""FCM (HTTP v1) and APNs (HTTP/2) on this machine: they answer as told, and send nothing.
+"""Stand-ins for FCM (HTTP v1) and APNs (HTTP/2) on this machine; they send nothing.
 
     fake_providers.py FOLDER [PORT]
 
-prints what the sender's environment needs, and then a line for each push. FOLDER/answers.json
-says by push token what to answer; whatever it does not name is taken:
+prints the variables that the sender needs, and then a line for each push. FOLDER/answers.json
+says by push token what to answer; pushes to other push tokens are accepted:
 
     {"a-push-token": {"status": 404, "error": "UNREGISTERED"},
      "another": {"status": 410, "reason": "Unregistered", "timestamp": 1764000000000},
@@ -122,7 +122,7 @@ class Fake:
 
 
 async def main(folder: Path, port: int) -> None:
-    """Serve until SIGINT or SIGTERM, with a certificate that FOLDER/ca.pem vouches for."""
+    """Serve until SIGINT or SIGTERM, with a certificate signed by FOLDER/ca.pem."""
     folder.mkdir(exist_ok=True)
     answers = folder / "answers.json"
     if not answers.exists():

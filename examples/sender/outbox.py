@@ -1,7 +1,7 @@
-"""What is still to be sent, and what is still to be reported, in a file of SQLite.
+"""Messages to send and verdicts to report, in an SQLite file.
 
-A push token is never kept here for later: who is behind it may have changed by then. Every run
-looks the users up again, and only who had what already is remembered.
+No push token is kept here for a later send: it may belong to another user by then. Every run looks
+the users up again; the file only remembers which push token got which message.
 """
 
 import fcntl
@@ -56,7 +56,7 @@ class Outbox:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other runs out, as both would send the same; SystemExit when one is at it."""
+        """Lock out other runs, which would send the same; SystemExit when one is running."""
         with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +72,7 @@ class Outbox:
         return int(self._db.execute(row, (user_id, text, time.time())).lastrowid or 0)
 
     def users(self, batch: int) -> Iterator[list[str]]:
-        """Give the users that messages wait for, `batch` at a time."""
+        """Yield the users with waiting messages, `batch` at a time."""
         after = ""
         query = "SELECT DISTINCT user_id FROM messages WHERE user_id > ? ORDER BY 1 LIMIT ?"
         while users := [user_id for (user_id,) in self._db.execute(query, (after, batch))]:
@@ -86,7 +86,7 @@ class Outbox:
         return self._db.execute(query.format(marks), users).fetchall()
 
     def state(self, message_id: int) -> dict[tuple[str, str], tuple[bool, int, float]]:
-        """Return by (app name, push token): done or not, tries, and not before when again."""
+        """Return by (app name, push token): done or not, tries, and the earliest next try."""
         query = "SELECT app_name, value, done, tries, not_before FROM deliveries"
         rows = self._db.execute(f"{query} WHERE message_id = ?", (message_id,))
         return {(app, value): (bool(done), *rest) for app, value, done, *rest in rows}
@@ -94,7 +94,7 @@ class Outbox:
     def record(
         self, done: Iterable[tuple[Delivery, dict[str, Any] | None]], again: dict[Delivery, float]
     ) -> None:
-        """Note what is done, with the verdict to report, and what waits until a time."""
+        """Store which deliveries are done, with verdicts to report, and which wait until when."""
         upsert = "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?, ?, ?)"
         self._db.execute("BEGIN IMMEDIATE")
         for delivery, verdict in done:
@@ -109,7 +109,7 @@ class Outbox:
         self._db.execute("COMMIT")
 
     def forget(self, message_ids: Iterable[int]) -> None:
-        """Remove messages that are done, and all that are too old."""
+        """Remove these messages, which are done, and all that are too old."""
         self._db.execute("BEGIN IMMEDIATE")
         rows = [(message_id,) for message_id in message_ids]
         self._db.executemany("DELETE FROM messages WHERE id = ?", rows)

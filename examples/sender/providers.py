@@ -1,4 +1,4 @@
-"""How one push goes to FCM (HTTP v1) and to APNs (HTTP/2), and what their answers mean."""
+"""Sends one push to FCM (HTTP v1) or APNs (HTTP/2), and says what the answer means."""
 
 import email.utils
 import random
@@ -15,7 +15,7 @@ from outbox import Delivery
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 BAD_TOKEN = "The registration token is not a valid FCM registration token"  # FCM, error codes
-# A provider closes a connection now and then, with pushes on it: once more, on a new one.
+# A provider closes a connection now and then, with pushes on it: try once more, on a new one.
 CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 LONGEST_WAIT = 3600.0  # seconds
 
@@ -32,15 +32,15 @@ class Answer:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the provider took the push."""
+        """Whether the provider accepted the push."""
         return self.status == 200
 
     @property
     def is_refused(self) -> bool:
-        """Whether the same push will never be taken; what is of the moment is tried again.
+        """Whether the same push will never be accepted; other failures are tried again.
 
-        So is what is our own mistake, such as an access token that has expired (401, APNs' 403):
-        it is put right, and then the message still goes out.
+        So are mistakes of the sender, such as an expired access token (401, APNs' 403): the
+        message is sent once they are corrected.
         """
         if self.provider == "apns":
             return self.status in (400, 410, 413)
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def stops_all(self) -> bool:
-        """Whether the next push would meet the same; APNs' 429 is of one device."""
+        """Whether the next push would fail alike; APNs' 429 concerns one device only."""
         return not (
             self.is_sent or self.is_refused or (self.provider, self.status) == ("apns", 429)
         )
@@ -63,10 +63,10 @@ class Answer:
 
 
 class Providers:
-    """Both, over one client that speaks HTTP/2. What is of no configured app is not sent.
+    """Both providers, over one client that speaks HTTP/2; sends for configured apps only.
 
-    App names come from whoever registers, so they never go into a header or a path: `topics`
-    and `projects` say which APNs topic and which Firebase project an app has.
+    Apps choose their names, so a name never goes into a header or a path: `topics` and `projects`
+    say which APNs topic and which Firebase project an app has.
     """
 
     def __init__(self, client: httpx.AsyncClient, settings: Mapping[str, Any]):
@@ -78,7 +78,7 @@ class Providers:
         return app_name in self._settings["topics" if type_ == "apn" else "projects"]
 
     async def send(self, delivery: Delivery) -> Answer:
-        """Send one push, and tell what came of it; never raises for a provider's failure."""
+        """Send one push and return the answer; a provider's failure is an answer too."""
         provider = "apns" if delivery.type == "apn" else "fcm"
         sent_at = time.time()
         request = self._apns(delivery) if provider == "apns" else self._fcm(delivery)
@@ -131,10 +131,10 @@ def _apns_said(response: httpx.Response) -> dict[str, Any]:
 
 
 def _fcm_said(response: httpx.Response) -> dict[str, Any]:
-    """Return FCM's own error code, and whether it is the push token that INVALID_ARGUMENT means.
+    """Return FCM's own error code, and whether INVALID_ARGUMENT is about the push token.
 
-    It is when FCM says so in so many words, or names no other field; without either the payload
-    may be wrong, and the registry keeps the registration.
+    It is when FCM's message says so, or when FCM names no other field; else the payload may be
+    wrong, and the registry keeps the registration.
     """
     error = _object(response).get("error", {})
     details = {detail.get("@type"): detail for detail in error.get("details", [])}

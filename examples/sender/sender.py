@@ -1,4 +1,4 @@
-"""A service that sends: looks users up, sends to FCM and APNs, and reports what they said.
+"""A service that sends: looks users up, sends to FCM and APNs, and reports their answers.
 
     sender.py OUTBOX add USER_ID TEXT    take a message for all devices of a user
     sender.py OUTBOX send                send what is due
@@ -26,7 +26,7 @@ from outbox import Delivery, Outbox
 from providers import Answer, Providers, retry_after
 
 BATCH = 1000  # users of a lookup, and verdicts of a report: the registry's limit
-AT_ONCE = 100  # pushes on their way; as many may go out twice after a kill
+AT_ONCE = 100  # pushes in flight; as many may be sent twice after a kill
 TRIES = 4  # for a call of the registry
 
 
@@ -76,13 +76,13 @@ class Sender:
         self._outbox = outbox
         self._registry = registry
         self._providers = providers
-        self._paused: dict[str, float] = {}  # type of push token: until when
-        self._accepting: set[str] = set()  # apps whose credentials FCM has taken in this run
-        self._unfinished: set[int] = set()  # messages of which something waits
+        self._paused: dict[str, float] = {}  # by type of push token: paused until
+        self._accepting: set[str] = set()  # apps whose credentials FCM has accepted in this run
+        self._unfinished: set[int] = set()  # messages with deliveries that wait
         self.count: Counter[str] = Counter(sent=0, refused=0, waiting=0)
 
     async def run(self) -> None:
-        """Send everything that is due."""
+        """Send all messages that are due."""
         self._outbox.forget(())  # what is too old
         for users in self._outbox.users(BATCH):
             registrations = await self._registry.look_up(users)
@@ -91,13 +91,13 @@ class Sender:
             mismatches: list[tuple[Delivery, Answer]] = []
             while chunk := list(islice(due, AT_ONCE)):
                 mismatches += await self._send(chunk)
-            self._record(mismatches)  # last: now it is known whether the credentials are good
+            self._record(mismatches)  # last, when it is known whether the credentials are good
             self._outbox.forget({message_id for message_id, *_ in messages} - self._unfinished)
 
     def _due(
         self, messages: list[tuple[int, str, str]], registrations: list[dict[str, Any]]
     ) -> Iterator[Delivery]:
-        """Give what is to be sent now; what waits for its time is counted."""
+        """Yield the deliveries that are due now; count those that wait."""
         reachable: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for registration in registrations:
             ((type_, value),) = registration["token"].items()
@@ -116,7 +116,7 @@ class Sender:
                     self._unfinished.add(message_id)
 
     async def _send(self, chunk: list[Delivery]) -> list[tuple[Delivery, Answer]]:
-        """Send some and record what came of it, but for the mismatches, which are returned."""
+        """Send a chunk and record the answers; return those with SENDER_ID_MISMATCH instead."""
         answers = await asyncio.gather(*map(self._providers.send, chunk))
         pairs = list(zip(chunk, answers, strict=True))
         mismatches = [pair for pair in pairs if pair[1].said.get("error") == "SENDER_ID_MISMATCH"]
@@ -143,7 +143,7 @@ class Sender:
         self._outbox.record(done, again)
 
     def _verdict(self, delivery: Delivery, answer: Answer) -> dict[str, Any]:
-        """Return what the registry takes; the provider's words as they came."""
+        """Return a verdict for the registry, with the provider's answer as it came."""
         verdict = {
             "appName": delivery.app_name,
             "value": delivery.value,
@@ -153,13 +153,13 @@ class Sender:
             **answer.said,
         }
         if answer.said.get("error") == "SENDER_ID_MISMATCH":
-            # FCM takes our credentials for other devices of the app, so they are good.
+            # FCM accepted the credentials for other devices of the app, so they are good.
             verdict["credentialsValid"] = delivery.app_name in self._accepting
         return verdict
 
 
 async def report(outbox: Outbox, registry: Registry) -> Counter[str]:
-    """Report all verdicts. One that is reported twice, after a kill, does no harm."""
+    """Report all verdicts; reporting one twice, after a kill, is harmless."""
     count: Counter[str] = Counter(removed=0, kept=0, unknown=0)
     while True:
         last, verdicts = outbox.verdicts(BATCH)
@@ -178,7 +178,7 @@ def setting(name: str, default: str | None = None) -> str:
 
 
 def settings() -> dict[str, Any]:
-    """Return what the providers need."""
+    """Return the settings of the providers, from the environment."""
     return {
         "fcm_url": setting("FCM_URL", "https://fcm.googleapis.com"),
         "fcm_access_token": setting("FCM_ACCESS_TOKEN"),

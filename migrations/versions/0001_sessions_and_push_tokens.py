@@ -1,6 +1,6 @@
 """The tables of sessions and push tokens.
 
-New tables only: no lock that anybody waits for.
+New tables only: no lock that blocks other transactions.
 """
 
 from collections.abc import Sequence

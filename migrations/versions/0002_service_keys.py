@@ -1,6 +1,6 @@
 """The table of service keys.
 
-A new table only: no lock that anybody waits for.
+A new table only: no lock that blocks other transactions.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
-"""Room on every page of push_tokens for the refresh of its rows.
+"""Free space on every page of push_tokens for the refresh of its rows.
 
-SHARE UPDATE EXCLUSIVE on push_tokens for milliseconds: nobody who reads or writes rows waits.
-Rows that are there stay where they are; their pages get room as rows move and leave.
+SHARE UPDATE EXCLUSIVE on push_tokens for milliseconds: no reads and no writes wait. Existing rows
+stay where they are; their pages get free space as rows move and leave.
 
-A refresh is heap-only (HOT), and touches none of the four indexes, as long as its page has room
+A refresh is heap-only (HOT), and touches none of the four indexes, as long as its page has space
 for the new version. By measurement (`make bench-hot`), of a million refreshes of 100,000 rows
 98.8 % were at fillfactor 100, 99.99 % at 90, all at 85; while a backup holds a snapshot, and no
-dead version can be pruned, of 100,000 refreshes of a million rows 0.03 %, 85 % and 97 %. Its
-price is a table larger by 21 %. Autovacuum keeps its defaults: with a scale factor of 0.02
+dead version can be pruned, of 100,000 refreshes of a million rows 0.03 %, 85 % and 97 %. The
+table is 21 % larger for it. Autovacuum keeps its defaults: with a scale factor of 0.02
 instead of 0.2 it came 16 times as often, and neither table nor indexes were smaller for it.
 """
 

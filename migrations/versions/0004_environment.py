@@ -1,8 +1,8 @@
 """Expand: push_tokens.environment, which of APNs' two gateways knows a push token.
 
-ACCESS EXCLUSIVE on push_tokens for milliseconds; no row is read or written. Rows that are there
-have none (null) until `flask push-tokens backfill`; what the previous release registers, which
-does not know the column, gets its default.
+ACCESS EXCLUSIVE on push_tokens for milliseconds; no row is read or written. Existing rows have
+none (null) until `flask push-tokens backfill`. The previous release does not know the column; what
+it registers gets the default.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the column and what it says."""
+    """Drop the column with its values."""
     lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens DROP COLUMN environment")

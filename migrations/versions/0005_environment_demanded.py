@@ -1,8 +1,8 @@
-"""Contract, 1 of 3: no row without an environment comes any more.
+"""Contract, 1 of 3: no new row is without an environment.
 
-Refuses while rows have none: run `flask push-tokens backfill` first. Looks through push_tokens
-beside whoever reads and writes (ACCESS SHARE), then takes ACCESS EXCLUSIVE for milliseconds. None
-can come in between, as the column has a default and nobody writes null.
+Refuses while rows have none: run `flask push-tokens backfill` first. Reads push_tokens under
+ACCESS SHARE, which blocks no reads and no writes, then takes ACCESS EXCLUSIVE for milliseconds. No
+such row can appear in between, because the column has a default and no release writes null.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ END $$
 
 
 def upgrade() -> None:
-    """Refuse while rows are not filled; then demand it of what is written."""
+    """Refuse while rows are not filled; then require it of every new row."""
     without_statement_timeout(REFUSE_UNFILLED)
     lock_table("push_tokens")
     op.execute(
@@ -37,6 +37,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Demand it no more."""
+    """Drop the requirement."""
     lock_table("push_tokens")
     op.execute("ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_environment_there")

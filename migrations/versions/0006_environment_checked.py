@@ -1,7 +1,7 @@
-"""Contract, 2 of 3: all rows have an environment, one of the two.
+"""Contract, 2 of 3: every row has one of the two environments.
 
-Reads push_tokens from end to end under SHARE UPDATE EXCLUSIVE: beside whoever reads and writes
-rows, however long it takes.
+Reads all of push_tokens under SHARE UPDATE EXCLUSIVE, which blocks no reads and no writes, without
+a time limit.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Check what is there."""
+    """Validate the constraints on existing rows."""
     lock_table("push_tokens")
     for name in ("ck_push_tokens_environment", "ck_push_tokens_environment_there"):
         without_statement_timeout(f"ALTER TABLE push_tokens VALIDATE CONSTRAINT {name}")
 
 
 def downgrade() -> None:
-    """Nothing to undo: rows that were checked harm no earlier release."""
+    """Do nothing: an earlier release works with validated constraints."""

@@ -1,7 +1,8 @@
 """Contract, 3 of 3: push_tokens.environment is NOT NULL.
 
-ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL takes the checked constraint for proof
-and reads no row. After a downgrade it is unchecked, and checked here first as by revision 0006.
+ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL relies on the validated constraint and
+reads no row. After a downgrade the constraint is not validated, so it is validated here first, as
+in revision 0006.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Make of the constraint what the models say."""
+    """Replace the constraint by NOT NULL, as in the models."""
     lock_table("push_tokens")
     without_statement_timeout(
         "ALTER TABLE push_tokens VALIDATE CONSTRAINT ck_push_tokens_environment_there"
@@ -27,7 +28,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Allow null again, but for what the constraint of revision 0005 says."""
+    """Drop NOT NULL, and add the constraint of revision 0005 in its place."""
     lock_table("push_tokens")
     op.execute(
         "ALTER TABLE push_tokens ADD CONSTRAINT ck_push_tokens_environment_there"

@@ -209,6 +209,16 @@ class TestList:
             *("token", "appName", "userId", "enabled", "createdAt", "updatedAt", "_id")
         ]
 
+    def test_lists_the_100_latest_renewed(self, client, alice, database):
+        database.execute(
+            "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash,"
+            " updated_at) SELECT n, 'app', n, 'gcm', 'alice', %s, now() - n * interval '1 s'"
+            " FROM generate_series(1, 150) n",
+            alice.token_hash,
+        )
+        listed = client.get(URL, headers=alice.headers).json["tokens"]
+        assert [row["_id"] for row in listed] == [str(n) for n in range(1, 101)]
+
     def test_lists_nothing_for_who_has_nothing(self, client, alice):
         assert client.get(URL, headers=alice.headers).text == '{"tokens":[],"success":true}'
 

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
+from app.api.bodies import CutShortError
 from app.models import db
-from app.registry import sessions
+from app.registry import push_tokens, sessions
 from tests.support.answers import refused
 from tests.support.factories import Caller, body, iso
 from tests.support.filled import register_many
@@ -201,6 +202,63 @@ class TestLookup:
         database.execute("UPDATE user_sessions SET expires_at = now() WHERE user_id = 'e'")
         database.execute("UPDATE user_sessions SET can_sign_in = false WHERE user_id = 'h'")
         assert call(LOOKUP, {"userIds": ["e", "h", "d"]}).json["tokens"] == []
+
+    def test_holds_the_100_latest_renewed_of_a_user_of_the_kind_asked_for(self, call, database):
+        crowd(database, users=2, each=250)
+        database.execute("UPDATE push_tokens SET type = 'apn' WHERE id LIKE '%%7'")
+        found = call(LOOKUP, {"userIds": ["u1", "u0"]}).json["tokens"]
+        latest = [f"u{user} {n:03}" for user in (0, 1) for n in range(150, 250)]
+        assert [row["_id"] for row in found] == latest
+        found = call(LOOKUP, {"userIds": ["u0"], "type": "apn"}).json["tokens"]
+        assert [row["_id"] for row in found] == [f"u0 {n:03}" for n in range(7, 250, 10)]
+
+    def test_the_100_latest_are_of_live_sessions(self, call, database):
+        crowd(database, users=1, each=150)
+        ended = database.sign_in("u0", expires="-1 day")
+        database.execute(
+            "UPDATE push_tokens SET session_hash = %s WHERE id >= 'u0 120'", ended.token_hash
+        )
+        found = call(LOOKUP, {"userIds": ["u0"]}).json["tokens"]
+        assert [row["_id"] for row in found] == [f"u0 {n:03}" for n in range(20, 120)]
+
+    @pytest.mark.parametrize("users", [50, 51, 151])
+    def test_a_long_answer_is_whole_and_in_order(self, call, database, users):
+        crowd(database, users, each=101)
+        answer = call(LOOKUP, {"userIds": [f"u{n}" for n in range(users)], "type": "gcm"})
+        assert answer.status_code == 200
+        assert answer.content_type == "application/json"
+        assert list(answer.json) == ["tokens", "success"]
+        assert answer.json["success"] is True
+        found = [(row["userId"], row["_id"]) for row in answer.json["tokens"]]
+        assert found == sorted(
+            (f"u{u}", f"u{u} {n:03}") for u in range(users) for n in range(1, 101)
+        )
+        # What is written out in parts has no length.
+        assert ("Content-Length" in answer.headers) == (users == 50)
+
+    def test_users_without_any_come_first_in_a_long_answer(self, call, database):
+        crowd(database, users=60, each=100)
+        user_ids = [f"a{n}" for n in range(80)] + [f"u{n}" for n in range(60)]
+        assert len(call(LOOKUP, {"userIds": user_ids}).json["tokens"]) == 6000
+
+    def test_a_long_answer_that_fails_half_way_is_cut_short(
+        self, call, database, monkeypatch, caplog
+    ):
+        crowd(database, users=101, each=100)
+        look_up, asked = push_tokens.look_up, []
+
+        def fail_later(user_ids, **wanted):
+            asked.append(user_ids)
+            if len(asked) > 3:
+                raise RuntimeError("half-way")
+            return look_up(user_ids, **wanted)
+
+        monkeypatch.setattr(push_tokens, "look_up", fail_later)
+        answer = call(LOOKUP, {"userIds": [f"u{n}" for n in range(101)]})
+        with pytest.raises(CutShortError):
+            answer.get_data()
+        assert list(map(len, asked)) == [101, 50, 50, 1]
+        assert "half-way" in caplog.text
 
     @pytest.mark.parametrize(
         ("fields", "problem"),
@@ -508,6 +566,22 @@ class TestSessionsRevoke:
             assert answer.json["sessions"] == 6
             assert set(statuses) <= {200, 401}
             assert database.push_tokens() == []
+
+
+def crowd(database, users: int, each: int) -> None:
+    """Put as many registrations of each user in; the later their id, the later renewed."""
+    database.execute(
+        "INSERT INTO user_sessions (token_hash, user_id)"
+        f" SELECT sha256(u::text::bytea), 'u' || u FROM generate_series(0, {users - 1}) u"
+    )
+    database.execute(
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash, updated_at)"
+        " SELECT d, d, 'app', 'token' || u || ' ' || n, 'gcm', 'u' || u, sha256(u::text::bytea),"
+        " now() - (1000 - n) * interval '1 second'"
+        f" FROM generate_series(0, {users - 1}) u, generate_series(0, {each - 1}) n,"
+        " LATERAL (SELECT 'u' || u || ' ' || lpad(n::text, 3, '0') AS d) named"
+    )
 
 
 class TestPlans:

@@ -269,7 +269,7 @@ def test_rocketchat_is_asked_where_it_decides(roles):
         server.signed_in["flask-doctor"] = "flask-doctor"
         server.fault = lambda handler: handler.say(200, {"_id": handler.user, "success": True})
         code, found, _ = doctor(roles.url("app"), **environ)
-        assert (code, "nobody has" in found["upstream"]["says"]) == (1, True)
+        assert (code, "no user has" in found["upstream"]["says"]) == (1, True)
     code, found, _ = doctor(roles.url("app"), **environ)
     assert (code, found["upstream"]["state"]) == (1, "wrong")
 

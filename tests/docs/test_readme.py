@@ -1,4 +1,4 @@
-"""The README says what is true: its examples are run, its tables and lists are compared."""
+"""README.md and docs/ say what is true: examples are run, tables and lists are compared."""
 
 import os
 import re
@@ -9,13 +9,21 @@ from pathlib import Path
 
 import click
 import pytest
+from flask import Flask
 
+from app import limits
+from app.api import bodies, service_schemas
 from app.config import ROOT
+from app.registry import feedback
 
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+WITH_LINKS = [
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / room / "README.md" for room in ("deploy", "examples", "migrations")),
+]
 SECRET = "[A-Za-z0-9_-]{43}"
-BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.M | re.S)
-EXAMPLES = [block for block in BLOCKS if "\n# {" in block or block.startswith("URL=")]
 # What differs from one run to the next, and what it has to look like all the same.
 RANDOM = {
     r'"_id":"[2-9A-HJ-NP-TW-Za-km-z]{17}"': '"_id":"…"',
@@ -36,9 +44,17 @@ def printed(block: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
 
 
-def test_pasted_examples_print_what_stands_below_them(live, database_url):
+def examples(text: str) -> list[str]:
+    """Return the blocks of a document that are to be pasted, with what comes back."""
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
+    return [block for block in blocks if "\n# {" in block or block.startswith("URL=")]
+
+
+@pytest.mark.parametrize(("text", "at_least"), [(README, 1), (DOCS["walkthrough.md"], 14)])
+def test_pasted_examples_print_what_stands_below_them(text, at_least, live, database_url):
     bin_ = Path(sys.executable).parent
-    script = "\n".join(f"{block}echo ---" for block in EXAMPLES)
+    pasted = examples(text)
+    script = "\n".join(f"{block}echo ---" for block in pasted)
     assert script.count("http://127.0.0.1:8000") == 1
     script = script.replace("http://127.0.0.1:8000", live.url).replace(".venv/bin", str(bin_))
     environ = {"PATH": f"{bin_}:{os.environ['PATH']}", "DATABASE_URL": database_url}
@@ -55,10 +71,68 @@ def test_pasted_examples_print_what_stands_below_them(live, database_url):
     assert done.returncode == 0, done.stderr
     *outputs, rest = done.stdout.split("---\n")
     assert rest == ""
-    assert len(outputs) == len(EXAMPLES) >= 6
-    for block, output in zip(EXAMPLES, outputs, strict=True):
+    assert len(outputs) == len(pasted)
+    for block, output in zip(pasted, outputs, strict=True):
         assert settled(output.splitlines()) == settled(printed(block)), block
-    assert sum(len(printed(block)) for block in EXAMPLES) >= 12
+    assert sum(len(printed(block)) for block in pasted) >= at_least
+
+
+def test_no_other_document_has_examples_that_are_not_run():
+    with_answers = [name for name, text in DOCS.items() if examples(text)]
+    assert with_answers == ["walkthrough.md"]
+
+
+def calls(app: Flask) -> dict[str, str]:
+    """Return the API's calls, as `POST /path`, and the scope of each."""
+    return {
+        f"{method} {rule.rule}": getattr(app.view_functions[rule.endpoint], "scope", "")
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"}
+        if rule.rule.startswith("/api/")
+    }
+
+
+def test_the_readme_lists_every_call_with_its_scope(app):
+    rows = re.findall(r"^\| `([A-Z]+ /api/\S+)` \| (?:`(\w+)`)? ?\|", README, re.M)
+    assert dict(rows) == calls(app)
+
+
+def test_the_contract_lists_every_call_with_its_scope(app):
+    contract = DOCS["contract.md"]
+    apps = re.findall(r"^\| `([A-Z]+ /api/\S+)` \|", contract, re.M)
+    services = re.findall(r"^\| `(/api/\S+)` \| `(\w+)` \|", contract, re.M)
+    listed = dict.fromkeys(apps, "") | {f"POST {path}": scope for path, scope in services}
+    assert listed == calls(app)
+
+
+def test_the_contract_has_the_limits_of_the_code():
+    rows = re.findall(r"^\| (.+?) \| ([\d,]+)( KiB| MiB)? \|", DOCS["contract.md"], re.M)
+    units = {"": 1, " KiB": 1024, " MiB": 1024**2}
+    shown = {what: int(number.replace(",", "")) * units[unit] for what, number, unit in rows}
+    expected = {
+        "push token (`value`, `token`)": limits.MAX_PUSH_TOKEN,
+        "`appName`": limits.MAX_APP_NAME,
+        "`userId`, also in `X-User-Id`": limits.MAX_USER_ID,
+        "`id`": limits.MAX_DEVICE_ID,
+        "body of an app's call": bodies.MAX_BODY,
+        "body of a service's call": bodies.MAX_SERVICE_BODY,
+        "elements of a list": service_schemas.MAX_ITEMS,
+    }
+    assert {what: shown[what] for what in expected} == expected
+
+
+def test_the_contract_has_the_verdicts_that_remove():
+    pattern = r"^\| `(fcm|apns)` \| (\d+)(?: `(\w+)`)? \| removes(?: with `(\w+)`)? \|"
+    shown = re.findall(pattern, DOCS["contract.md"], re.M)
+    vouched = {"": None, "payloadValid": "payload_valid", "credentialsValid": "credentials_valid"}
+    rows = [(who, int(status), error or None, vouched[by]) for who, status, error, by in shown]
+    assert rows == list(feedback.REMOVES)
+
+
+def test_the_contract_has_every_error_type_of_the_apps_calls():
+    pattern = r"error-\w+-param-not-valid"
+    raised = set(re.findall(pattern, (ROOT / "app" / "api" / "schemas.py").read_text()))
+    assert set(re.findall(pattern, DOCS["contract.md"])) == raised
 
 
 def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -72,7 +146,8 @@ def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.
 
 def table_of_commands() -> dict[str, tuple[str, str]]:
     """Return by command what one types after it, and all that its row says."""
-    rows = re.findall(r"^(\| `flask ([a-z][a-z-]*(?: [a-z][a-z-]*)?)(.*?) \| .*)$", README, re.M)
+    pattern = r"^(\| `flask ([a-z][a-z-]*(?: [a-z][a-z-]*)?)(.*?) \| .*)$"
+    rows = re.findall(pattern, DOCS["operations.md"], re.M)
     return {command: (usage, row) for row, command, usage in rows}
 
 
@@ -120,7 +195,23 @@ def test_where_things_are_names_every_room():
     assert (modules | rooms) - there == set()
 
 
-@pytest.mark.parametrize("text", [README, (ROOT / "examples" / "README.md").read_text()])
-def test_links_lead_to_files(text):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
+def anchors(text: str) -> set[str]:
+    """Return what a link may name within a document: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", WITH_LINKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(path):
+    for target, heading in re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+        assert not heading or heading in anchors((path.parent / target).read_text()), heading
+
+
+@pytest.mark.parametrize("path", WITH_LINKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_exist(path):
+    """Paths from the root; those of Rocket.Chat end in .js or .ts and are not looked for."""
+    rooms = "app|bench|deploy|docs|examples|migrations|tests"
+    names = rf"\b((?:{rooms})/[\w./*-]*(?:/|\.(?:py|md|conf|sql|yml|json)))(?![\w/])"
+    for named in re.findall(names, path.read_text()):
+        assert list(ROOT.glob(named.rstrip("/"))), named

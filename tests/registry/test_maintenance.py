@@ -80,6 +80,17 @@ def test_a_dry_run_counts_and_leaves_all(run, register, database):
     assert run("--keep-per-user", "1") == {**expected, "dryRun": False}
 
 
+def test_keeps_a_users_100_latest_seen_unless_told_otherwise(run, database, alice):
+    database.execute(
+        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash, updated_at)"
+        " SELECT n, 'app', lpad(n::text, 3, '0'), 'gcm', 'alice', %s,"
+        " now() - n * interval '1 second' FROM generate_series(1, 150) n",
+        alice.token_hash,
+    )
+    assert run()["beyondLimit"] == 50
+    assert left(database) == [f"{n:03}" for n in range(1, 101)]
+
+
 @pytest.mark.parametrize("size", [3, 4, 10_000])
 def test_keeps_a_users_latest_seen(run, register, database, bob, monkeypatch, size):
     monkeypatch.setattr(maintenance, "USERS_SLICE", size)

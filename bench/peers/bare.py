@@ -6,46 +6,41 @@ No framework, no validation to speak of, no errors: what gunicorn and psycopg co
 import hashlib
 import os
 import queue
+from pathlib import Path
 
 import orjson
 import psycopg
 
-STATEMENT = """
-WITH live AS (
-    SELECT token_hash, user_id FROM user_sessions
-    WHERE token_hash = %(hash)s AND user_id = %(user)s AND can_sign_in
-    AND (expires_at IS NULL OR expires_at > now()) FOR KEY SHARE
-)
-INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash, created_at, updated_at)
-SELECT %(id)s, %(app)s, %(token)s, %(type)s, user_id, token_hash, now(), now() FROM live
-ON CONFLICT (app_name, token) DO UPDATE SET type = excluded.type, user_id = excluded.user_id,
-    session_hash = excluded.session_hash, updated_at = excluded.updated_at
-RETURNING id, created_at, updated_at
-"""
+STATEMENT = Path(__file__).with_name("statement.sql").read_bytes()
 
 connections: "queue.LifoQueue[psycopg.Connection]" = queue.LifoQueue()
 
 
 def connect() -> psycopg.Connection:
     """Open a connection in autocommit, whose statements are prepared at once."""
-    return psycopg.connect(os.environ["DATABASE_URL"], autocommit=True, prepare_threshold=0)
+    return psycopg.connect(
+        os.environ["DATABASE_URL"],
+        autocommit=True,
+        prepare_threshold=0,
+        cursor_factory=psycopg.RawCursor,  # takes $1 as PostgreSQL does
+    )
 
 
-for _ in range(int(os.environ.get("BARE_CONNECTIONS", "0"))):
+for _ in range(int(os.environ["POOL"])):
     connections.put(connect())
 
 
 def app(environ, start_response):
     """Answer a registration (WSGI)."""
     fields = orjson.loads(environ["wsgi.input"].read())
-    parameters = {
-        "hash": hashlib.sha256(environ["HTTP_X_AUTH_TOKEN"].encode()).digest(),
-        "user": environ["HTTP_X_USER_ID"],
-        "id": os.urandom(9).hex()[:17],
-        "app": fields["appName"],
-        "token": fields["value"],
-        "type": fields["type"],
-    }
+    parameters = (
+        hashlib.sha256(environ["HTTP_X_AUTH_TOKEN"].encode()).digest(),
+        environ["HTTP_X_USER_ID"],
+        os.urandom(9).hex()[:17],
+        fields["appName"],
+        fields["value"],
+        fields["type"],
+    )
     connection = connections.get()
     try:
         row = connection.execute(STATEMENT, parameters).fetchone()
@@ -58,7 +53,7 @@ def app(environ, start_response):
         result = {
             "token": {fields["type"]: fields["value"]},
             "appName": fields["appName"],
-            "userId": parameters["user"],
+            "userId": environ["HTTP_X_USER_ID"],
             "enabled": True,
             "createdAt": row[1].isoformat(),
             "updatedAt": row[2].isoformat(),

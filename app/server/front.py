@@ -1,0 +1,190 @@
+"""The ASGI application before Flask: it reads bodies, and gives complete requests to threads.
+
+A body is complete before a thread is taken, so that a slow client costs some bytes and no thread;
+one over 64 KiB is read only after its service key was checked. `/healthz` is answered by the event
+loop itself, whatever threads and database do.
+"""
+
+import io
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+import orjson
+from flask import Flask
+
+from app import services
+from app.api import bodies, errors, monitoring, request_log
+from app.api.request_log import RequestRecord
+from app.database.failures import UnavailableError
+from app.identity.rocketchat import LINES as MAX_CONNECTIONS
+from app.server import wsgi
+from app.server.group_commit import GroupCommit
+from app.server.threads import Threads
+from app.server.wsgi import Answer
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MAX_QUEUED = 500  # requests that wait for a thread; more would only wait to be too late
+MAX_BUFFERED = 64 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
+MAX_UNSENT = 96 * 1024 * 1024  # bytes of large answers that a worker keeps at a time
+LARGE = 1024 * 1024  # bytes from which an answer is large
+SLICE = 256 * 1024  # bytes of an answer that are sent at a time
+
+
+class GoneError(Exception):
+    """The client has gone; nobody waits for an answer."""
+
+
+class Front:
+    """The ASGI application of one worker, and what its requests share."""
+
+    def __init__(self, app: Flask):
+        self._app = app
+        self._services = services.of(app)
+        settings = self._services.settings
+        self.max_age = settings.recheck
+        self.group_commit = GroupCommit(
+            self._services.connect,
+            deadline=settings.request_deadline,
+            statement_timeout=settings.database_statement_timeout,
+            lock_timeout=settings.database_lock_timeout,
+        )
+        # No more than the pool has connections; those that ask Rocket.Chat hold none meanwhile.
+        asking = MAX_CONNECTIONS if self._services.confirmation else 0
+        number, seconds = settings.database_pool_size + asking, settings.request_deadline
+        self._threads = Threads("request", number, MAX_QUEUED, seconds)
+        self._monitoring = Threads("monitoring", 1, 20, seconds)
+        self._buffered = 0  # bytes of bodies
+        self._unsent = 0  # bytes of large answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or open and close what the worker needs (ASGI)."""
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self._close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        record: RequestRecord = scope["state"]["record"]
+        try:
+            if scope["raw_path"] == b"/healthz" and scope["method"] == "GET":
+                record.route = "/healthz"
+                record.end(200)
+                answer = json_answer(200, monitoring.ALIVE, record)
+            else:
+                answer = await self._answer(scope, receive, record)
+        except GoneError:
+            return
+        except Exception as error:
+            answer = refusal(error, record)
+        await self._send(answer, send)
+
+    def _close(self) -> None:
+        self.group_commit.close()
+        for threads in (self._threads, self._monitoring):
+            threads.close()
+        with self._app.app_context():
+            self._services.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, record: RequestRecord) -> Answer:
+        environ = wsgi.environ_of(scope, scope["headers"])
+        environ[request_log.KEY] = record
+        is_monitoring = environ["PATH_INFO"] in ("/metrics", "/readyz")
+        threads = self._monitoring if is_monitoring else self._threads
+        body = bytearray()
+        try:
+            refused, is_complete = await self._read(scope, receive, environ, body)
+            if refused is None:
+                is_broken = scope["state"].get("is_broken", False)
+                environ["wsgi.input"] = wsgi.BrokenBody() if is_broken else io.BytesIO(body)
+                refused = await threads.run(lambda: wsgi.call(self._app, environ))
+        finally:
+            self._buffered -= len(body)
+        if not is_complete:
+            refused.headers.append((b"connection", b"close"))
+        return refused
+
+    async def _read(
+        self, scope: Scope, receive: Receive, environ: Mapping[str, Any], body: bytearray
+    ) -> tuple[Answer | None, bool]:
+        """Read a body as far as its limit and one byte more; tell if that is all of it.
+
+        Returns the guard's answer instead where that refuses the caller.
+        """
+        limit = bodies.limit_of(environ["PATH_INFO"])
+        length = environ.get("CONTENT_LENGTH", "0")
+        announced = int(length) if length.isdecimal() else 0
+        if announced > limit:
+            return None, False  # Flask refuses it by its length
+        is_checked = False
+        while True:
+            if max(announced, len(body)) > bodies.MAX_BODY and not is_checked:
+                refused = await self._threads.run(lambda: wsgi.guard(self._app, dict(environ)))
+                if refused:
+                    return refused, False
+                is_checked = True
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise GoneError
+            chunk = message["body"]
+            if self._buffered + len(chunk) > MAX_BUFFERED:
+                raise UnavailableError("too many bytes of bodies wait")
+            body += chunk
+            self._buffered += len(chunk)
+            if not message.get("more_body"):
+                return None, True
+            if len(body) > limit:
+                return None, False
+
+    async def _send(self, answer: Answer, send: Send) -> None:
+        size = sum(map(len, answer.chunks))
+        is_large = size > LARGE
+        if is_large and self._unsent + size > MAX_UNSENT:
+            # Counted and logged as answered already; the sender comes back for the rest.
+            answer = json_answer(503, errors.unavailable().body, None)
+            is_large = False
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        )
+        if not is_large:
+            await send({"type": "http.response.body", "body": b"".join(answer.chunks)})
+            return
+        self._unsent += size
+        try:
+            for chunk in answer.chunks:
+                for start in range(0, len(chunk), SLICE):
+                    part = chunk[start : start + SLICE]
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._unsent -= size
+
+
+def refusal(error: Exception, record: RequestRecord) -> Answer:
+    """Return the answer to a request that Flask never saw, and end its record."""
+    if not isinstance(error, errors.ApiError):
+        error = errors.of_exception(error, request_id=record.request_id)
+    record.end(error.code)
+    return json_answer(error.code, error.body, record, error.headers)
+
+
+def json_answer(
+    status: int,
+    body: object,
+    record: RequestRecord | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Return an answer in JSON, with the request's id."""
+    data = orjson.dumps(body)
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(data)),
+    ]
+    for name, value in (headers or {}).items():
+        fields.append((name.lower().encode(), value.encode()))
+    if record:
+        fields.append((b"x-request-id", record.request_id.encode()))
+    return Answer(status, fields, [data])

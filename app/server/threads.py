@@ -1,0 +1,46 @@
+"""Threads for what Flask answers: a fixed number of them, and a bounded queue before them."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from app.database.failures import UnavailableError
+
+T = TypeVar("T")
+
+
+class Threads:
+    """Runs functions in `number` threads; at most `queued` more wait, for `seconds` at most."""
+
+    def __init__(self, name: str, number: int, queued: int, seconds: float):
+        self._executor = ThreadPoolExecutor(number, name)
+        self._limit = number + queued
+        self._seconds = seconds
+        self._pending = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a function in a thread and return what it returned.
+
+        Raises UnavailableError at once when the queue is full, and when no thread was free in
+        time.
+        """
+        if self._pending >= self._limit:
+            raise UnavailableError("too many requests wait for a thread")
+        self._pending += 1
+        future = self._executor.submit(work)
+        clock = asyncio.get_running_loop().call_later(self._seconds, future.cancel)
+        waiting = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if waiting.cancelled():  # the clock; a thread that has begun is not cancelled
+                raise UnavailableError("no thread was free within the deadline") from None
+            raise
+        finally:
+            clock.cancel()
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Start nothing more; what runs ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

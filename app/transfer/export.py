@@ -10,7 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.connections import Connection
 from app.models import PushToken
-from app.registry.push_tokens import ENVIRONMENT
+from app.registry.push_tokens import DEVICE_ID, ENVIRONMENT
 
 CHUNK = 1000  # lines yielded at a time
 
@@ -21,7 +21,7 @@ def _moment(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
 
 
 COLUMNS = (
-    PushToken.id,
+    DEVICE_ID,
     PushToken.type,
     PushToken.token,
     func.encode(PushToken.session_hash, "base64"),
@@ -55,10 +55,10 @@ def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple
 
 
 def _line(row: Sequence[str]) -> bytes:
-    id_, type_, token, session_hash, app_name, user_id, enabled, *dates, environment = row
+    device_id, type_, token, session_hash, app_name, user_id, enabled, *dates, environment = row
     created_at, updated_at = dates
     document = {
-        "_id": id_,
+        "_id": device_id,
         "token": {type_: token},
         "authToken": session_hash,
         "appName": app_name,

@@ -22,7 +22,7 @@ from app.transfer.mongoexport import parse_date
 class ImportRow(NamedTuple):
     """A row of the staging table."""
 
-    id: str
+    device_id: str
     app_name: str
     token: str
     type: str

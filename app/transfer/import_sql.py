@@ -10,11 +10,13 @@ A batch is one transaction. It locks sessions first, in token_hash order, then r
 PREPARE = """
 SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
-    line bigint, id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
-    type text COLLATE "C", user_id text COLLATE "C", session_hash bytea, enabled boolean,
-    created_at timestamptz(3), updated_at timestamptz(3), environment text COLLATE "C"
+    line bigint, id text COLLATE "C", device_id text COLLATE "C", app_name text COLLATE "C",
+    token text COLLATE "C", type text COLLATE "C", user_id text COLLATE "C", session_hash bytea,
+    enabled boolean, created_at timestamptz(3), updated_at timestamptz(3),
+    environment text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
-CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE winners (LIKE staged, former text[] COLLATE "C", old text[] COLLATE "C")
+ON COMMIT DELETE ROWS;
 """
 
 STAGE = "COPY staged FROM STDIN"
@@ -35,29 +37,35 @@ WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
 
 DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
 
+# Winners are the newest of their value and of their device, in the batch and in the table.
+# `former` are the rows of a winner's device, `old` those and its value's.
 PICK_WINNERS = """
 INSERT INTO winners
-SELECT DISTINCT ON (s.app_name, s.token) s.*, p.id
-FROM staged s
-LEFT JOIN push_tokens p ON p.app_name = s.app_name AND p.token = s.token
-WHERE p.id IS NULL OR p.updated_at < s.updated_at
-ORDER BY s.app_name, s.token, s.updated_at DESC, s.line
-"""
-
-TAKEN_IDS = """
-SELECT w.line
+SELECT s.line, s.id, s.device_id, s.app_name, s.token, s.type, s.user_id, s.session_hash,
+    s.enabled, s.created_at, s.updated_at, s.environment, d.ids, d.ids || v.ids
 FROM (
-    SELECT line, id, old_id, row_number() OVER (PARTITION BY id ORDER BY updated_at DESC, line) n
-    FROM winners
-) w
-LEFT JOIN push_tokens p ON p.id = w.id
-WHERE n > 1 OR p.id <> coalesce(w.old_id, '')
-"""
-
-RENAME = """
-UPDATE winners SET id = coalesce(old_id, renamed.id)
-FROM unnest(%(lines)s::bigint[], %(ids)s::text[]) renamed (line, id)
-WHERE winners.line = renamed.line
+    SELECT *,
+        row_number() OVER (
+            PARTITION BY app_name, token ORDER BY updated_at DESC, line
+        ) AS place_of_value,
+        row_number() OVER (
+            PARTITION BY user_id, app_name, device_id, type = 'voip' ORDER BY updated_at DESC, line
+        ) AS place_of_device
+    FROM staged
+) s
+CROSS JOIN LATERAL (
+    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    FROM push_tokens p
+    WHERE p.app_name = s.app_name AND p.token = s.token
+) v
+CROSS JOIN LATERAL (
+    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    FROM push_tokens p
+    WHERE p.user_id = s.user_id AND p.app_name = s.app_name AND p.device_id = s.device_id
+        AND (p.type = 'voip') = (s.type = 'voip')
+) d
+WHERE s.place_of_value = 1 AND s.place_of_device = 1
+    AND (v.latest < s.updated_at) IS NOT FALSE AND (d.latest < s.updated_at) IS NOT FALSE
 """
 
 # The update changes nothing, but locks existing sessions like new ones.
@@ -79,21 +87,39 @@ ORDER BY token_hash
 FOR KEY SHARE
 """
 
+LOCK_OLD = """
+SELECT id
+FROM push_tokens
+WHERE id = ANY (ARRAY(SELECT unnest(old) FROM winners))
+ORDER BY app_name, token
+FOR UPDATE
+"""
+
+# What a winner's device had. Whatever changed while we waited for its lock stays, and if that is
+# in the way, the unique index of devices has the batch begin anew.
+DELETE_FORMER = """
+DELETE FROM push_tokens p
+USING (SELECT unnest(former) AS former_id, * FROM winners) w
+WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
+    AND p.device_id = w.device_id AND p.token <> w.token AND p.updated_at < w.updated_at
+"""
+
+# The row's own id stays, as cursors of the list are made of it.
 MERGE = """
 INSERT INTO push_tokens
     (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at,
-    environment)
+    environment, device_id)
 SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
-    w.updated_at, w.environment
+    w.updated_at, w.environment, w.device_id
 FROM winners w
 WHERE w.user_id = (SELECT user_id FROM user_sessions WHERE token_hash = w.session_hash)
 ORDER BY w.app_name, w.token
 ON CONFLICT (app_name, token) DO UPDATE SET
-    id = excluded.id, type = excluded.type, user_id = excluded.user_id,
+    type = excluded.type, user_id = excluded.user_id,
     session_hash = excluded.session_hash, enabled = excluded.enabled,
     created_at = excluded.created_at, updated_at = excluded.updated_at,
-    environment = excluded.environment
+    environment = excluded.environment, device_id = excluded.device_id
 WHERE push_tokens.updated_at < excluded.updated_at
 """
 
-COUNT_OLD = "SELECT count(old_id) FROM winners"
+COUNT_OLD = "SELECT count(*) FROM winners WHERE old <> '{}'"

@@ -80,9 +80,10 @@ def register_many(database: Database, rows: int, end: str = "") -> None:
     # Or the foreign key is checked by the plan of a connection that knew few sessions.
     database.execute("ANALYZE user_sessions")
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-        " SELECT 'id' || lpad(n::text, 6, '0'), 'app', 'token' || n || %s, 'gcm', 'u' || n,"
-        f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
+        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
+        " SELECT d, d, 'app', 'token' || n || %s, 'gcm', 'u' || n, sha256(n::text::bytea)"
+        f" FROM generate_series(0, {rows - 1}) n,"
+        " LATERAL (SELECT 'id' || lpad(n::text, 6, '0') AS d) named",
         end,
     )
     database.execute("ANALYZE push_tokens")

@@ -323,7 +323,8 @@ class TestList:
             database.execute(
                 "INSERT INTO push_tokens"
                 " (id, device_id, app_name, token, type, user_id, session_hash)"
-                " SELECT %s, gen_random_uuid(), 'new', %s, 'gcm', user_id, token_hash FROM user_sessions LIMIT 1",
+                " SELECT %s, gen_random_uuid(), 'new', %s, 'gcm', user_id, token_hash"
+                " FROM user_sessions LIMIT 1",
                 *(f"id{number * 50:06}x", f"new{number}"),
             )
         assert len(visited) == len(set(visited))

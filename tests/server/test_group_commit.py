@@ -173,8 +173,9 @@ def test_somebody_elses_user_id_with_a_live_session_in_the_group_is_no_way_in(
 
 def test_a_member_whose_row_is_locked_fails_alone(group, alice, database, database_url):
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-        " VALUES ('x', 'app', 'held', 'gcm', 'alice', %s)",
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash)"
+        " VALUES ('x', 'x', 'app', 'held', 'gcm', 'alice', %s)",
         alice.token_hash,
     )
     with psycopg.connect(database_url) as holder:
@@ -407,8 +408,9 @@ def test_the_statement_finds_its_rows_by_index_however_large_the_table_was_when_
     # Or the foreign key is checked by the plan of a connection that knew few sessions.
     database.execute("ANALYZE user_sessions")
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-        " SELECT n::text, 'app', n::text, 'gcm', 'u' || n, sha256(n::text::bytea)"
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash)"
+        " SELECT n::text, n::text, 'app', n::text, 'gcm', 'u' || n, sha256(n::text::bytea)"
         " FROM generate_series(1, %s) n",
         rows,
     )

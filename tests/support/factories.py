@@ -68,3 +68,8 @@ class Database:
 def body(**changes: object) -> dict[str, object]:
     """Return the body of a valid registration, with changes."""
     return {"type": "gcm", "value": FCM_TOKEN, "appName": "chat.example", **changes}
+
+
+def without_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return registrations without the rows' own ids, which are made anew by each import."""
+    return [{name: row[name] for name in row if name != "id"} for row in rows]

@@ -321,8 +321,10 @@ class TestList:
                 "UPDATE push_tokens SET updated_at = now() WHERE id = %s", f"id{number * 70:06}"
             )
             database.execute(
-                "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-                " SELECT %s, 'new', %s, 'gcm', user_id, token_hash FROM user_sessions LIMIT 1",
+                "INSERT INTO push_tokens"
+                " (id, device_id, app_name, token, type, user_id, session_hash)"
+                " SELECT %s, 'new' || random(), 'new', %s, 'gcm', user_id, token_hash"
+                " FROM user_sessions LIMIT 1",
                 *(f"id{number * 50:06}x", f"new{number}"),
             )
         assert len(visited) == len(set(visited))
@@ -407,8 +409,9 @@ class TestSessionsPut:
         """Rocket.Chat once left the former user in a row whose device had signed in anew."""
         holder = database.sign_in("former", expires=None, can_sign_in=False)
         database.execute(
-            "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-            " VALUES ('i', 'main', 't', 'gcm', 'former', %s)",
+            "INSERT INTO push_tokens"
+            " (id, device_id, app_name, token, type, user_id, session_hash)"
+            " VALUES ('i', 'i', 'main', 't', 'gcm', 'former', %s)",
             holder.token_hash,
         )
         session = {"userId": "carol", "hashedToken": hashed(holder.auth_token)}

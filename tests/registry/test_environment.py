@@ -161,8 +161,8 @@ class TestBackfill:
             assert 0 < sandbox < 3000
             before = "SELECT md5(string_agg(id || updated_at, '' ORDER BY id)) FROM push_tokens"
             untouched = connection.execute(before).fetchone()
-            assert run() == {"environment": 3000 - sandbox}
-            assert run() == {"environment": 0}
+            assert run() == {"filled": 3000 - sandbox}
+            assert run() == {"filled": 0}
             counts = "SELECT environment, count(*) FROM push_tokens GROUP BY 1 ORDER BY 1"
             assert connection.execute(counts).fetchall() == [
                 ("production", 3000 - sandbox),
@@ -196,7 +196,7 @@ class TestBackfill:
             assert 0 < remaining < 50_000
             runner = new_app(database_url=url).test_cli_runner()
             again = runner.invoke(args=["push-tokens", "backfill"])
-            assert json.loads(again.stdout) == {"environment": remaining}
+            assert json.loads(again.stdout) == {"filled": remaining}
             assert connection.execute(left).fetchone() == (0,)
 
     def test_senders_take_what_is_not_filled_for_production(self, expanded, new_app):
@@ -234,4 +234,4 @@ class TestBackfill:
                 " RETURNING environment"
             )
             assert connection.execute(insert).fetchone() == ("production",)
-        assert run() == {"environment": 3000}
+        assert run() == {"filled": 3000}

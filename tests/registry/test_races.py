@@ -85,7 +85,7 @@ def test_the_same_id_with_many_values_ends_with_one_of_them(race, database, alic
     answers = race(register(alice, id="device", value=f"v{n}") for n in range(240))
     assert statuses(answers) == {200: 240}
     (row,) = database.push_tokens()
-    assert row["id"] == "device"
+    assert row["device_id"] == "device"
 
 
 def test_few_ids_rotate_over_few_values(race, database, alice, bob):

@@ -124,11 +124,11 @@ def slices(
     key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
 ) -> Iterator[tuple[int, list[Any]]]:
     """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""
-    page = select(key, doomed).order_by(key).limit(SLICE)
+    page = select(key.label("key"), doomed.label("is_doomed")).order_by(key).limit(SLICE)
     rows = db.session.execute(page).all()
     while rows:
-        last = rows[-1][0]
-        yield len(rows), [value for value, is_doomed in rows if is_doomed]
+        last = rows[-1].key
+        yield len(rows), [row.key for row in rows if row.is_doomed]
         rows = db.session.execute(page.where(key > last)).all()
 
 
@@ -146,13 +146,13 @@ def _crowded(keep: int) -> Iterator[str]:
     while True:
         page = select(PushToken.user_id).where(PushToken.user_id > after)
         entries = page.order_by(PushToken.user_id).limit(size).subquery().c
-        count = func.count()
+        count = func.count().label("number")
         counts = select(entries.user_id, count).group_by(entries.user_id)
         rows = list(db.session.execute(counts.order_by(entries.user_id)).all())
-        is_full = sum(number for _, number in rows) == size
+        is_full = sum(row.number for row in rows) == size
         if is_full and len(rows) > 1:
             rows.pop()  # the slice may end in the midst of this user, who is counted again
-        yield from (user_id for user_id, number in rows if number > keep)
+        yield from (row.user_id for row in rows if row.number > keep)
         if not is_full:
             return
-        after = rows[-1][0]
+        after = rows[-1].user_id

@@ -4,15 +4,21 @@ A batch is one transaction. It locks sessions first, in token_hash order, then r
 (app_name, token) order, like every other writer; the statements before these only read.
 """
 
+from datetime import datetime
+
+from app.transfer.import_rows import ImportRow
+
+COLUMNS = ImportRow.__annotations__.items()
+TYPES = {str: 'text COLLATE "C"', bytes: "bytea", bool: "boolean", datetime: "timestamptz(3)"}
+KEY = ("app_name", "token")  # what makes two rows the same registration
+
 # A temporary table has no statistics, and the real tables grow while plans are made: only a nested
 # loop with index look-ups is right at every size. Up to PostgreSQL 17 a disabled plan only gets a
 # high cost, and that triggers JIT compilation of each statement: 50 ms instead of 1.
-PREPARE = """
+PREPARE = f"""
 SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
-    line bigint, id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
-    type text COLLATE "C", user_id text COLLATE "C", session_hash bytea, enabled boolean,
-    created_at timestamptz(3), updated_at timestamptz(3), environment text COLLATE "C"
+    line bigint, {", ".join(f"{name} {TYPES[kind]}" for name, kind in COLUMNS)}
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT DELETE ROWS;
 """
@@ -79,21 +85,15 @@ ORDER BY token_hash
 FOR KEY SHARE
 """
 
-MERGE = """
-INSERT INTO push_tokens
-    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at,
-    environment)
-SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
-    w.updated_at, w.environment
+MERGE = f"""
+INSERT INTO push_tokens ({", ".join(ImportRow._fields)})
+SELECT {", ".join(f"w.{name}" for name in ImportRow._fields)}
 FROM winners w
 WHERE w.user_id = (SELECT user_id FROM user_sessions WHERE token_hash = w.session_hash)
 ORDER BY w.app_name, w.token
-ON CONFLICT (app_name, token) DO UPDATE SET
-    id = excluded.id, type = excluded.type, user_id = excluded.user_id,
-    session_hash = excluded.session_hash, enabled = excluded.enabled,
-    created_at = excluded.created_at, updated_at = excluded.updated_at,
-    environment = excluded.environment
+ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET
+    {", ".join(f"{name} = excluded.{name}" for name in ImportRow._fields if name not in KEY)}
 WHERE push_tokens.updated_at < excluded.updated_at
-"""
+"""  # noqa: S608 (the names are ours)
 
 COUNT_OLD = "SELECT count(old_id) FROM winners"

@@ -2,8 +2,8 @@
 
 There is no index on `updated_at`, on purpose (see models.py), so the table is walked in the order
 of its primary key, a slice at a time. Only what a slice found is locked, for as long as it takes
-to delete it; what somebody else holds is being renewed and stays. Nothing is remembered between
-two slices but where to go on, so a purge may be killed and run again.
+to delete it; rows that another transaction has locked are being renewed and stay. Nothing is kept
+between two slices but where to go on, so a purge may be killed and run again.
 
 The verbs are generators: after each slice they yield what it did, for the caller to commit.
 
@@ -43,7 +43,7 @@ def days_ago(days: int) -> datetime:
 
 
 def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
-    """Remove the registrations that nobody has renewed since that moment."""
+    """Remove the registrations that were last renewed before that moment."""
     doomed = PushToken.updated_at < since
     for examined, ids in slices(PushToken.id, doomed):
         yield Step(examined, len(ids) if dry_run else _remove(ids, doomed))
@@ -100,7 +100,7 @@ def expired_sessions() -> Iterator[tuple[int, int, int]]:
 
 
 def fill_environment() -> Iterator[Step]:
-    """Say `production`, as nobody could say anything else; a step is a slice, to be committed.
+    """Fill in `production`, the only environment of those rows; commit after each step.
 
     Rows are locked in the order that every writer keeps, and looked at again once they are.
     """
@@ -133,7 +133,7 @@ def slices(
 
 
 def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
-    """Remove those of the ids that are still doomed and that nobody holds."""
+    """Remove those of the ids that are still doomed and that are not locked; return how many."""
     if not ids:
         return 0
     return push_tokens.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)

@@ -16,7 +16,7 @@ from tests.support.exports import ndjson, row
 from tests.support.factories import body
 from tests.support.filled import fill
 from tests.support.roles import psql
-from tests.support.scripts import EXPANDED, script
+from tests.support.scripts import script
 
 URL = "/api/v1/push.token"
 FIRST_OF_CONTRACT = "0005_environment_demanded"

@@ -26,9 +26,16 @@ EXCUSED = {
     REVISIONS[0]: ["prefer-text-field"],
     "0007_environment_not_null": ["adding-not-nullable-field", "ban-drop-constraint"],
     "0008_device_id": ["ban-drop-constraint"],  # another one takes its place at once
-    "0013_device_id_not_null": ["adding-not-nullable-field", "ban-drop-constraint"],
+    "0013_device_id_not_null": [
+        "adding-not-nullable-field",
+        "ban-drop-constraint",
+        "ban-drop-function",  # of a trigger that goes first
+    ],
 }
-UNDOING = ["ban-drop-table", "ban-drop-column", "ban-drop-constraint", "ban-drop-not-null"]
+UNDOING = [
+    *("ban-drop-table", "ban-drop-column", "ban-drop-constraint", "ban-drop-not-null"),
+    "ban-drop-function",
+]
 
 
 def squawk(text: str, *excluded: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The code of the release before revision 0004, to serve beside this one."""
+"""The code of the release before revision 0008, to serve beside this one."""
 
 import io
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from app.config import ROOT
 
-ADDED = "migrations/versions/0004_environment.py"
+ADDED = "migrations/versions/0008_device_id.py"
 
 
 def git(*arguments: str) -> bytes:

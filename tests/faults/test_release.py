@@ -64,10 +64,10 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     with opened(url) as database:
         callers = [database.sign_in(f"release{number}") for number in range(2 * CLIENTS)]
         crosser = database.sign_in("crosser")
-    release = previous_release(folder)
+    release, python = previous_release(folder)
     with ExitStack() as stack:
         with (
-            serve(url, root=release, workers=2) as old,
+            serve(url, root=release, python=python, workers=2) as old,
             load(f"127.0.0.1:{old.port}", callers[:CLIENTS]) as former,
         ):
             time.sleep(3)
@@ -101,6 +101,6 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     migrate(url, "downgrade", BEFORE)
     with opened(url) as database:
         assert len(database.push_tokens()) == before >= ROWS
-    with serve(url, root=release) as old, load(f"127.0.0.1:{old.port}", callers) as again:
+    with serve(url, root=release, python=python) as old, load(f"127.0.0.1:{old.port}", callers) as again:
         time.sleep(3)
     assert not again.failures()

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.filled import fill
 
 ROWS = 3000

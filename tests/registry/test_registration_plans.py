@@ -10,7 +10,7 @@ import pytest
 from app.models import PushToken
 from app.registry.registration import Registered, Registration
 from app.registry.registration_sql import REGISTER, REPLACE
-from tests.conftest import migrate
+from tests.support.databases import migrate
 from tests.support.registering import connect, run
 
 ROWS = 100_000

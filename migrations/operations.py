@@ -49,7 +49,14 @@ def create_index(name: str, table: str, columns: list[Any], **options: Any) -> N
                 break
             op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
             try:
-                op.create_index(name, table, columns, postgresql_concurrently=True, **options)
+                op.create_index(
+                    name,
+                    table,
+                    columns,
+                    if_not_exists=True,  # for squawk: it was dropped just before
+                    postgresql_concurrently=True,
+                    **options,
+                )
                 break
             except DBAPIError as error:
                 if build == BUILDS or not isinstance(error.orig, errors.OperationalError):

@@ -1,5 +1,6 @@
 """Settings: typed, checked at start, and all in the README."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 from app import create_app
-from app.config import ROOT, ConfigError, Settings
+from app.config import ROOT, ConfigError, Settings, without_setting
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -91,3 +92,19 @@ def test_nothing_else_reads_the_environment():
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text())
     ]
     assert readers == ["config.py"]
+
+
+@pytest.mark.parametrize("value", ["/var/metrics", None])
+def test_a_setting_that_is_left_out_comes_back_whatever_happens(monkeypatch, value):
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", value)
+
+    def fail() -> None:
+        with without_setting("prometheus_multiproc_dir"):
+            assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.environ.get("PROMETHEUS_MULTIPROC_DIR") == value

@@ -1,4 +1,4 @@
-"""The guards: who may call."""
+"""The guards of the blueprints: sessions of apps, keys of services."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Credentials(NamedTuple):
-    """What a caller shows: not yet proof of anything."""
+    """What the headers of an app's request say; not yet checked."""
 
     token_hash: bytes
     user_id: str
@@ -110,7 +110,7 @@ def with_valid_session(attempt: Callable[[int | None], T | None]) -> T:
         result = attempt(allowed)
         if not result and allowed != max_age:
             # The grace ended in this moment; a caller who was not denied is not signed out.
-            raise UnavailableError("nobody confirms the session")
+            raise UnavailableError("the identity provider does not confirm the session in time")
     if not result:
         raise errors.unauthorized()
     request.environ[request_log.KEY].user_id = g.credentials.user_id

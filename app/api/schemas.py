@@ -1,4 +1,4 @@
-"""What comes in and what goes out, checked and shaped by marshmallow."""
+"""Schemas of the apps' requests, and of the registrations in answers."""
 
 from collections.abc import Callable, Mapping
 from operator import itemgetter
@@ -71,7 +71,7 @@ class DeviceId(fields.Field[str | None]):
 
 
 class Environment(fields.Field[str]):
-    """The optional `environment`; ours, so Rocket.Chat's apps, which never send it, have none."""
+    """The optional `environment`: an addition of this service, which Rocket.Chat's apps lack."""
 
     def __init__(self) -> None:
         super().__init__(load_default=PRODUCTION)
@@ -91,7 +91,7 @@ class RegisterPushToken(Schema):
     """The body of `POST push.token`; the fields in the order in which they are checked."""
 
     class Meta:
-        """Take what is known and leave the rest, as Rocket.Chat does."""
+        """Ignore unknown fields, as Rocket.Chat does."""
 
         unknown = EXCLUDE
 
@@ -118,7 +118,7 @@ class RemovePushToken(Schema):
     """The body, or the query, of `DELETE push.token`."""
 
     class Meta:
-        """Take what is known and leave the rest."""
+        """Ignore unknown fields."""
 
         unknown = EXCLUDE
 

@@ -1,4 +1,4 @@
-"""What the services that send may say, checked by marshmallow.
+"""Schemas of the bodies that services send.
 
 Messages become `results.1.sentAt: …`: the path of the field, in lists with the index from 0.
 """
@@ -90,7 +90,7 @@ class Flag(fields.Boolean):
 
 
 class Cursor(fields.Field[str]):
-    """The id of the last row of a page, in a form that nobody takes for one."""
+    """The id of the last row of a page, encoded so that it does not look like an id."""
 
     PREFIX = "after:"
 
@@ -137,16 +137,16 @@ class Elements(fields.List[Any]):
 
 
 class ServiceSchema(Schema):
-    """A body that may also say what we do not know."""
+    """A body whose unknown fields are ignored."""
 
     class Meta:
-        """Take what is known and leave the rest."""
+        """Ignore unknown fields."""
 
         unknown = EXCLUDE
 
 
 class Narrowing(ServiceSchema):
-    """Which registrations a sender wants to see, and how much of them."""
+    """Filters of the registrations that a sender wants, and whether it wants environments."""
 
     app_name = BoundedText(MAX_APP_NAME, data_key="appName")
     type = fields.String(validate=validate.OneOf(TYPES))
@@ -169,7 +169,7 @@ class ListPage(Narrowing):
 
 
 class Verdict(ServiceSchema):
-    """What a provider said of one push token, as it came."""
+    """What a push provider answered for one push token, as the provider gave it."""
 
     app_name = BoundedText(MAX_APP_NAME, data_key="appName", required=True)
     value = BoundedText(MAX_PUSH_TOKEN, required=True)

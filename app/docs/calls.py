@@ -21,7 +21,7 @@ bytes of UTF-8.
 
 TAGS = {
     "Apps": "A phone calls these with `X-User-Id` and `X-Auth-Token` of a live session.",
-    "Services": "Whoever sends, or announces sessions, calls these with a service key:"
+    "Services": "Services that send, or that announce sessions, call these with a service key:"
     " `Authorization: Bearer …`. The key needs the scope that the call names.",
     "Operation": "For load balancers, Prometheus and readers of this page.",
 }
@@ -129,7 +129,7 @@ CALLS: dict[str, Call] = {
             ),
         ),
         description="At every start of the app. Doing it again is a refresh: `_id` and"
-        " `createdAt` stay. A push token that somebody else had registered is now yours.",
+        " `createdAt` stay. A push token that another user had registered is now yours.",
     ),
     "client.list_push_tokens": Call(
         "Apps",

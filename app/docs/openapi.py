@@ -1,6 +1,7 @@
 """The OpenAPI document, made from the schemas that validate.
 
-apispec is imported when somebody first asks: most workers never need it, and it costs memory.
+apispec is imported for the first request for the document: most workers get none, and it costs
+memory.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -2,8 +2,8 @@
 
 There is no index on `updated_at`, on purpose (see models.py), so the table is walked in the order
 of its primary key, a slice at a time. Only what a slice found is locked, for as long as it takes
-to delete it; what somebody else holds is being renewed and stays. Nothing is remembered between
-two slices but where to go on, so a purge may be killed and run again.
+to delete it; rows that another transaction has locked are being renewed and stay. Nothing is kept
+between two slices but where to go on, so a purge may be killed and run again.
 
 The verbs are generators: after each slice they yield what it did, for the caller to commit.
 
@@ -60,7 +60,7 @@ def days_ago(days: int) -> datetime:
 
 
 def unseen(since: datetime, *, dry_run: bool) -> Iterator[Step]:
-    """Remove the registrations that nobody has renewed since that moment."""
+    """Remove the registrations that were last renewed before that moment."""
     doomed = PushToken.updated_at < since
     for examined, ids in slices(PushToken.id, doomed):
         yield Step(examined, len(ids) if dry_run else _remove(ids, doomed))
@@ -117,7 +117,7 @@ def expired_sessions() -> Iterator[tuple[int, int, int]]:
 
 
 def fill() -> Iterator[Step]:
-    """Fill what a revision added and the next one demands; a step is a slice, to be committed.
+    """Fill what a revision added and the next one demands; commit after each step.
 
     Rows are locked in the order that every writer keeps, and looked at again once they are.
     """
@@ -144,16 +144,16 @@ def slices(
     key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
 ) -> Iterator[tuple[int, list[Any]]]:
     """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""
-    page = select(key, doomed).order_by(key).limit(SLICE)
+    page = select(key.label("key"), doomed.label("is_doomed")).order_by(key).limit(SLICE)
     rows = db.session.execute(page).all()
     while rows:
-        last = rows[-1][0]
-        yield len(rows), [value for value, is_doomed in rows if is_doomed]
+        last = rows[-1].key
+        yield len(rows), [row.key for row in rows if row.is_doomed]
         rows = db.session.execute(page.where(key > last)).all()
 
 
 def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
-    """Remove those of the ids that are still doomed and that nobody holds."""
+    """Remove those of the ids that are still doomed and that are not locked; return how many."""
     if not ids:
         return 0
     return push_tokens.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
@@ -166,13 +166,13 @@ def _crowded(keep: int) -> Iterator[str]:
     while True:
         page = select(PushToken.user_id).where(PushToken.user_id > after)
         entries = page.order_by(PushToken.user_id).limit(size).subquery().c
-        count = func.count()
+        count = func.count().label("number")
         counts = select(entries.user_id, count).group_by(entries.user_id)
         rows = list(db.session.execute(counts.order_by(entries.user_id)).all())
-        is_full = sum(number for _, number in rows) == size
+        is_full = sum(row.number for row in rows) == size
         if is_full and len(rows) > 1:
             rows.pop()  # the slice may end in the midst of this user, who is counted again
-        yield from (user_id for user_id, number in rows if number > keep)
+        yield from (row.user_id for row in rows if row.number > keep)
         if not is_full:
             return
-        after = rows[-1][0]
+        after = rows[-1].user_id

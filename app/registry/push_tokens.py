@@ -141,7 +141,7 @@ def remove_where(
 
     They are locked first, in the order that every writer keeps, and the condition is checked
     again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
-    for: what somebody else holds stays.
+    for: rows that another transaction has locked stay.
     """
     doomed = (
         select(PushToken.id)

@@ -10,9 +10,10 @@ inserts a row holds all other locks by then, and inserts in that order. But devi
 order, and a row that one deletes another one inserts: so nobody waits to insert. Who would add or
 take away a row claims its value and its device by advisory locks, and leaves what is claimed.
 
-Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn into
-a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored: so the plan is the same for
-empty and for full tables.
+Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn
+into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has no choice of
+indexes, though app_name is in two: comparing whole rows leaves one that has the first column, or
+the order. So the plan is the same for empty and for full tables.
 """
 
 from sqlalchemy.dialects.postgresql.psycopg import dialect
@@ -23,6 +24,28 @@ from app.models import is_live
 def _claim(*names: str) -> str:
     """Ask, in SQL, to be the only one who writes a row of this name until the commit."""
     return f"pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\\n', {', '.join(names)}), 0))"
+
+
+def _of_value(column: str, asked: str) -> str:
+    """Look up, in SQL, a column of the row of a value; null where there is none."""
+    key = f"({asked}.app_name, {asked}.token)"
+    return f"""(
+        SELECT v.{column}
+        FROM (
+            SELECT *, ctid FROM push_tokens p
+            WHERE (p.app_name, p.token) >= {key}
+            ORDER BY p.app_name, p.token
+            LIMIT 1
+        ) v
+        WHERE (v.app_name, v.token) = {key}
+    )"""  # noqa: S608
+
+
+def _is_of_device(asked: str, name: str = "") -> str:
+    """Compare, in SQL, push_tokens p with the device of what is asked, or of another name."""
+    key = f"({asked}.user_id, {asked}.app_name, {name or asked + '.device_id'})"
+    return f"""(p.user_id, p.app_name, p.device_id) BETWEEN {key} AND {key}
+        AND (p.type = 'voip') = ({asked}.type = 'voip')"""
 
 
 IS_LIVE = str(is_live().compile(dialect=dialect()))  # type: ignore[no-untyped-call]
@@ -58,9 +81,7 @@ WITH signed_in AS MATERIALIZED (
 # that somebody changes meanwhile is not where it was; it is left to REPLACE, like all others.
 REGISTER = f"""{SIGNED_IN}
 found AS MATERIALIZED (
-    SELECT s.*, (
-        SELECT p.ctid FROM push_tokens p WHERE p.app_name = s.app_name AND p.token = s.token
-    ) AS stored
+    SELECT s.*, {_of_value("ctid", "s")} AS stored
     FROM signed_in s
     ORDER BY app_name, token
 ),
@@ -86,8 +107,7 @@ created AS (
         {_claim("user_id", "app_name", "device_id")} AND (
             SELECT true
             FROM push_tokens p
-            WHERE p.user_id = f.user_id AND p.app_name = f.app_name AND p.device_id = f.device_id
-                AND (p.type = 'voip') = (f.type = 'voip')
+            WHERE {_is_of_device("f")}
             LIMIT 1
         ) IS NULL
     ))
@@ -103,11 +123,7 @@ SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
 """  # noqa: S608
 
 # Which device a row will be of: the one that the app names, or that the row is of now.
-NAME = """coalesce(device_id, (
-            SELECT p.device_id
-            FROM push_tokens p
-            WHERE p.app_name = a.app_name AND p.token = a.token
-        ), fresh_id)"""
+NAME = f"coalesce(a.device_id, {_of_value('device_id', 'a')}, a.fresh_id)"
 
 # `former` is what a member's device had, `valued` the row of its value. A row that is one
 # member's former and another's value's belongs to the former's device, so that two devices may
@@ -120,21 +136,16 @@ members AS MATERIALIZED (
     WHERE {_claim("app_name", "token")} AND {_claim("user_id", "app_name", NAME)} AND (
         SELECT bool_and({_claim("p.app_name", "p.token")})
         FROM push_tokens p
-        WHERE p.user_id = a.user_id AND p.app_name = a.app_name AND p.device_id = a.device_id
-            AND (p.type = 'voip') = (a.type = 'voip')
+        WHERE {_is_of_device("a")}
     ) IS NOT FALSE
 ),
 at_stake AS (
-    SELECT app_name, token FROM members
+    SELECT app_name, token, {_of_value("id", "a")} AS id FROM members a
     UNION
-    SELECT a.app_name, d.token
+    SELECT a.app_name, d.token, d.id
     FROM members a
     CROSS JOIN LATERAL (
-        SELECT token
-        FROM push_tokens p
-        WHERE p.user_id = a.user_id AND p.app_name = a.app_name AND p.device_id = a.device_id
-            AND (p.type = 'voip') = (a.type = 'voip')
-        OFFSET 0
+        SELECT token, id FROM push_tokens p WHERE {_is_of_device("a")} OFFSET 0
     ) d
 ),
 held AS MATERIALIZED (
@@ -144,7 +155,7 @@ held AS MATERIALIZED (
         SELECT id, app_name, token, user_id, coalesce(device_id, id) AS device_id,
             type = 'voip' AS is_voip, enabled, created_at, updated_at
         FROM push_tokens
-        WHERE app_name = k.app_name AND token = k.token
+        WHERE id = k.id
         FOR UPDATE
     ) p
 ),
@@ -176,8 +187,7 @@ replacing AS MATERIALIZED (
             WHEN (
                 SELECT true
                 FROM push_tokens p
-                WHERE p.user_id = a.user_id AND p.app_name = a.app_name
-                    AND p.device_id = v.device_id AND (p.type = 'voip') = (a.type = 'voip')
+                WHERE {_is_of_device("a", "v.device_id")}
                 LIMIT 1
             ) THEN a.fresh_id
             ELSE v.device_id

@@ -31,8 +31,8 @@ from app.identifiers import hash_secret
 from app.models import PushToken, UserSession, db, is_live, is_valid_session
 from app.registry import push_tokens
 
-# Registrations that one statement removes, in a tenth of the time that a statement has. Whoever
-# registered hundreds of thousands is the one to be got rid of.
+# Batch size: removing so many registrations takes about a tenth of statement_timeout. A session
+# may have hundreds of thousands.
 AT_ONCE = 10_000
 
 
@@ -86,7 +86,7 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
 
 
 class Known(NamedTuple):
-    """A session of somebody who waits to be confirmed."""
+    """A session as it is stored, while the identity provider is asked about it."""
 
     is_live: bool
     is_fresh: bool
@@ -107,11 +107,11 @@ def known(token_hash: bytes, user_id: str, fresh: int, grace: int) -> Known | No
 
 
 def confirm(token_hash: bytes, user_id: str, days: int, *, was_live: bool) -> bool:
-    """Keep that the identity provider confirmed a session just now; it lives on for `days` days.
+    """Store that the identity provider confirmed a session just now; it lives for `days` days.
 
-    Whoever only held imported registrations can sign in from here on. A session that `was_live`
-    and is gone was logged out meanwhile: False, and it stays gone. Of a hash that is known for
-    another user the identity provider knows better: that session ends.
+    A session that only held imported registrations can sign in from here on. Returns False for one
+    that `was_live` and is gone: it was logged out meanwhile, and stays so. A session that is known
+    for another user is ended, as the identity provider decides whose it is.
     """
     values = {
         "verified_at": func.now(),
@@ -144,7 +144,7 @@ def deny(token_hash: bytes, user_id: str, asked_at: datetime) -> tuple[int, int]
 
 
 class ForeignHashError(Exception):
-    """Sessions that were announced are somebody else's: their places in the list."""
+    """Announced sessions are known for another user; `places` are theirs in the list."""
 
     def __init__(self, places: Sequence[int]):
         super().__init__()
@@ -154,10 +154,10 @@ class ForeignHashError(Exception):
 def put(announced: Sequence[Mapping[str, Any]], days: int, *, confirmed: bool = False) -> None:
     """Take over sessions: `user_id`, `token_hash` and maybe `expires_at` of each.
 
-    Without an end it is `days` days from now, with None it never ends. Whoever was only a holder
-    of imported registrations can sign in from here on, and who held them in another user's session
-    does no more. What is announced needs nobody to confirm it; with `confirmed` it was true just
-    now, and the identity provider is asked again in time. Raises ForeignHashError for hashes that
+    Without an end it is `days` days from now, with None it never ends. A placeholder session that
+    only held imported registrations can sign in from here on; one that held them for another user
+    is ended. An announced session is not checked with the identity provider; with `confirmed` it
+    counts as confirmed now, and is checked again in time. Raises ForeignHashError for hashes that
     are known for another user: then nothing may be committed.
     """
     default = db.session.scalars(select(func.now())).one() + timedelta(days=days)

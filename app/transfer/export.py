@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, func, select
@@ -11,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.database.connections import Connection
 from app.models import PushToken
 from app.registry.push_tokens import DEVICE_ID, ENVIRONMENT
+from app.transfer.import_rows import ImportRow
 
 CHUNK = 1000  # lines yielded at a time
 
@@ -20,18 +22,17 @@ def _moment(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
     return func.to_char(func.timezone("UTC", column), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 
 
-COLUMNS = (
-    DEVICE_ID,
-    PushToken.type,
-    PushToken.token,
-    func.encode(PushToken.session_hash, "base64"),
-    PushToken.app_name,
-    PushToken.user_id,
-    func.to_jsonb(PushToken.enabled),
-    _moment(PushToken.created_at),
-    _moment(PushToken.updated_at),
-    ENVIRONMENT,
-)
+# The columns that COPY's text cannot have as they are.
+WRITTEN: dict[str, ColumnElement[Any]] = {
+    "device_id": DEVICE_ID,
+    "session_hash": func.encode(PushToken.session_hash, "base64"),
+    "enabled": func.to_jsonb(PushToken.enabled),
+    "created_at": _moment(PushToken.created_at),
+    "updated_at": _moment(PushToken.updated_at),
+    "environment": ENVIRONMENT,
+}
+NAMES = [name for name in ImportRow._fields if name != "id"]  # each import makes it anew
+COLUMNS = [WRITTEN.get(name, getattr(PushToken, name)) for name in NAMES]
 
 
 def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple[int, bytes]]:
@@ -54,18 +55,17 @@ def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple
     yield len(chunk), b"".join(chunk)
 
 
-def _line(row: Sequence[str]) -> bytes:
-    device_id, type_, token, session_hash, app_name, user_id, enabled, *dates, environment = row
-    created_at, updated_at = dates
+def _line(texts: Sequence[str]) -> bytes:
+    row = dict(zip(NAMES, texts, strict=True))
     document = {
-        "_id": device_id,
-        "token": {type_: token},
-        "authToken": session_hash,
-        "appName": app_name,
-        "userId": user_id,
-        "enabled": enabled == "true",
-        "createdAt": {"$date": created_at},
-        "updatedAt": {"$date": updated_at},
-        "environment": environment,
+        "_id": row["device_id"],
+        "token": {row["type"]: row["token"]},
+        "authToken": row["session_hash"],
+        "appName": row["app_name"],
+        "userId": row["user_id"],
+        "enabled": row["enabled"] == "true",
+        "createdAt": {"$date": row["created_at"]},
+        "updatedAt": {"$date": row["updated_at"]},
+        "environment": row["environment"],
     }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)

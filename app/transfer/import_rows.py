@@ -20,8 +20,12 @@ from app.transfer.mongoexport import parse_date
 
 
 class ImportRow(NamedTuple):
-    """A row of the staging table."""
+    """A row of the staging table: the columns that COPY, merge and export take, in this order.
 
+    What it is here, import_sql.py and export.py derive from it.
+    """
+
+    id: str
     device_id: str
     app_name: str
     token: str
@@ -53,17 +57,19 @@ def read(document: dict[str, Any]) -> ImportRow:
     environment = document.get("environment", PRODUCTION)  # only our own export has it
     if environment not in ENVIRONMENTS:
         raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
+    has_id = document.get("_id") is not None
     return ImportRow(
-        fresh_id() if document.get("_id") is None else _text(document, "_id", MAX_DEVICE_ID),
-        _text(document, "appName", MAX_APP_NAME),
-        token,
-        kind,
-        user_id,
-        _session_hash(document.get("authToken"), user_id),
-        enabled,
-        created_at,
-        updated_at,
-        environment,
+        id=fresh_id(),
+        device_id=_text(document, "_id", MAX_DEVICE_ID) if has_id else fresh_id(),
+        app_name=_text(document, "appName", MAX_APP_NAME),
+        token=token,
+        type=kind,
+        user_id=user_id,
+        session_hash=_session_hash(document.get("authToken"), user_id),
+        enabled=enabled,
+        created_at=created_at,
+        updated_at=updated_at,
+        environment=environment,
     )
 
 

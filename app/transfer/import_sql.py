@@ -4,16 +4,21 @@ A batch is one transaction. It locks sessions first, in token_hash order, then r
 (app_name, token) order, like every other writer; the statements before these only read.
 """
 
+from datetime import datetime
+
+from app.transfer.import_rows import ImportRow
+
+COLUMNS = ImportRow.__annotations__.items()
+TYPES = {str: 'text COLLATE "C"', bytes: "bytea", bool: "boolean", datetime: "timestamptz(3)"}
+KEY = ("app_name", "token")  # what makes two rows the same registration
+
 # A temporary table has no statistics, and the real tables grow while plans are made: only a nested
 # loop with index look-ups is right at every size. Up to PostgreSQL 17 a disabled plan only gets a
 # high cost, and that triggers JIT compilation of each statement: 50 ms instead of 1.
-PREPARE = """
+PREPARE = f"""
 SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
-    line bigint, id text COLLATE "C", device_id text COLLATE "C", app_name text COLLATE "C",
-    token text COLLATE "C", type text COLLATE "C", user_id text COLLATE "C", session_hash bytea,
-    enabled boolean, created_at timestamptz(3), updated_at timestamptz(3),
-    environment text COLLATE "C"
+    line bigint, {", ".join(f"{name} {TYPES[kind]}" for name, kind in COLUMNS)}
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE winners (LIKE staged, former text[] COLLATE "C", old text[] COLLATE "C")
 ON COMMIT DELETE ROWS;
@@ -39,10 +44,9 @@ DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
 
 # Winners are the newest of their value and of their device, in the batch and in the table.
 # `former` are the rows of a winner's device, `old` those and its value's.
-PICK_WINNERS = """
+PICK_WINNERS = f"""
 INSERT INTO winners
-SELECT s.line, s.id, s.device_id, s.app_name, s.token, s.type, s.user_id, s.session_hash,
-    s.enabled, s.created_at, s.updated_at, s.environment, d.ids, d.ids || v.ids
+SELECT s.line, {", ".join(f"s.{name}" for name in ImportRow._fields)}, d.ids, d.ids || v.ids
 FROM (
     SELECT *,
         row_number() OVER (
@@ -66,7 +70,7 @@ CROSS JOIN LATERAL (
 ) d
 WHERE s.place_of_value = 1 AND s.place_of_device = 1
     AND (v.latest < s.updated_at) IS NOT FALSE AND (d.latest < s.updated_at) IS NOT FALSE
-"""
+"""  # noqa: S608 (the names are ours)
 
 # The update changes nothing, but locks existing sessions like new ones.
 KEEP_SESSIONS = """
@@ -105,21 +109,16 @@ WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
 """
 
 # The row's own id stays, as cursors of the list are made of it.
-MERGE = """
-INSERT INTO push_tokens
-    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at,
-    environment, device_id)
-SELECT w.id, w.app_name, w.token, w.type, w.user_id, w.session_hash, w.enabled, w.created_at,
-    w.updated_at, w.environment, w.device_id
+RENEWED = [name for name in ImportRow._fields if name not in ("id", *KEY)]
+MERGE = f"""
+INSERT INTO push_tokens ({", ".join(ImportRow._fields)})
+SELECT {", ".join(f"w.{name}" for name in ImportRow._fields)}
 FROM winners w
 WHERE w.user_id = (SELECT user_id FROM user_sessions WHERE token_hash = w.session_hash)
 ORDER BY w.app_name, w.token
-ON CONFLICT (app_name, token) DO UPDATE SET
-    type = excluded.type, user_id = excluded.user_id,
-    session_hash = excluded.session_hash, enabled = excluded.enabled,
-    created_at = excluded.created_at, updated_at = excluded.updated_at,
-    environment = excluded.environment, device_id = excluded.device_id
+ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET
+    {", ".join(f"{name} = excluded.{name}" for name in RENEWED)}
 WHERE push_tokens.updated_at < excluded.updated_at
-"""
+"""  # noqa: S608 (the names are ours)
 
 COUNT_OLD = "SELECT count(*) FROM winners WHERE old <> '{}'"

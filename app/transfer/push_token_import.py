@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
 
 from psycopg import errors
 
 from app.database.connections import Connection
 from app.database.failures import RETRYABLE
-from app.identifiers import fresh_id
 from app.transfer import import_sql as sql
 from app.transfer.import_rows import ImportRow, read
 from app.transfer.mongoexport import Entry
@@ -171,13 +172,8 @@ class Importer:
 
 def _staged(place: int, row: ImportRow) -> str:
     """Format a row for COPY."""
-    fields = [_escape(text) for text in row[:5]]
-    device_id, app_name, token, type_, user_id = fields
-    return (
-        f"{place}\t{fresh_id()}\t{device_id}\t{app_name}\t{token}\t{type_}\t{user_id}\t\\\\x{row.session_hash.hex()}\t"
-        f"{'t' if row.enabled else 'f'}\t{row.created_at.isoformat()}\t"
-        f"{row.updated_at.isoformat()}\t{row.environment}\n"
-    )
+    values = [write(value) for write, value in zip(WRITERS, row, strict=True)]
+    return "\t".join([str(place), *values]) + "\n"
 
 
 def _escape(text: str) -> str:
@@ -185,3 +181,13 @@ def _escape(text: str) -> str:
         text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
         return text.replace("\r", "\\r")
     return text
+
+
+# How COPY reads a value, by its type; one for each column.
+_BY_TYPE: dict[type, Callable[[Any], str]] = {
+    str: _escape,
+    bytes: lambda value: f"\\\\x{value.hex()}",
+    bool: lambda value: "t" if value else "f",
+    datetime: datetime.isoformat,
+}
+WRITERS = [_BY_TYPE[kind] for kind in ImportRow.__annotations__.values()]

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
-from app.api import client as views
 from app.models import UserSession, db
 from app.registry import push_tokens
 from tests.support.factories import body
@@ -116,7 +115,8 @@ def test_a_database_in_trouble_is_503(client, alice, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(views, "register_device", fail)
+    registrar = client.application.extensions["push_registry"].registrar
+    monkeypatch.setattr(registrar, "register", fail)
     answer = client.post(URL, json=body(id="x"), headers=alice.headers)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"

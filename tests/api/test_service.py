@@ -323,7 +323,7 @@ class TestList:
             database.execute(
                 "INSERT INTO push_tokens"
                 " (id, device_id, app_name, token, type, user_id, session_hash)"
-                " SELECT %s, gen_random_uuid(), 'new', %s, 'gcm', user_id, token_hash"
+                " SELECT %s, 'new' || random(), 'new', %s, 'gcm', user_id, token_hash"
                 " FROM user_sessions LIMIT 1",
                 *(f"id{number * 50:06}x", f"new{number}"),
             )
@@ -411,7 +411,7 @@ class TestSessionsPut:
         database.execute(
             "INSERT INTO push_tokens"
             " (id, device_id, app_name, token, type, user_id, session_hash)"
-            " VALUES ('i', 'd', 'main', 't', 'gcm', 'former', %s)",
+            " VALUES ('i', 'i', 'main', 't', 'gcm', 'former', %s)",
             holder.token_hash,
         )
         session = {"userId": "carol", "hashedToken": hashed(holder.auth_token)}

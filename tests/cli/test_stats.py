@@ -10,9 +10,9 @@ def stored(database, alice):
     def store(name: str, app_name: str, type_: str, days: float) -> None:
         database.execute(
             "INSERT INTO push_tokens"
-            " (id, app_name, token, type, user_id, session_hash, updated_at)"
-            " VALUES (%s, %s, %s, %s, 'alice', %s, now() - %s * interval '1 day')",
-            *(name, app_name, name, type_, alice.token_hash, days),
+            " (id, device_id, app_name, token, type, user_id, session_hash, updated_at)"
+            " VALUES (%s, %s, %s, %s, %s, 'alice', %s, now() - %s * interval '1 day')",
+            *(name, name, app_name, name, type_, alice.token_hash, days),
         )
 
     for number, days in enumerate([0, 0.9, 3, 20, 60, 200, 271, 5000]):

@@ -221,7 +221,8 @@ def test_more_than_a_batch_of_users_and_of_verdicts(sender, fake, alice, databas
         outbox.executemany(insert, [(user, time.time()) for user in users[1:]])
     outbox.close()
     database.execute(
-        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash)"
         " SELECT name, name, 'chat.example', 'gone-' || name, 'gcm', name, %s"
         " FROM unnest(%s::text[]) name",
         *(alice.token_hash, users),

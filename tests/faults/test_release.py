@@ -1,25 +1,56 @@
 """A change of the schema under load, while the previous release and this one serve at once."""
 
+import random
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
 
 from app.config import ROOT
 from tests.support.databases import migrate, opened
+from tests.support.factories import Caller, body
 from tests.support.filled import fill
 from tests.support.live import serve
 from tests.support.load import load
 from tests.support.releases import previous_release
 
 ROWS = 200_000
-BEFORE, EXPANDED = "0003_refresh_heavy_tables", "0004_environment"
+BEFORE, EXPANDED = "0007_environment_not_null", "0009_device_id_index"
 CLIENTS = 20  # of each release
 
 
 def backfill(url: str) -> None:
     command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
     subprocess.run(command, cwd=ROOT, env={"DATABASE_URL": url}, check=True, capture_output=True)
+
+
+@contextmanager
+def crossing(ports: list[int], caller: Caller) -> Iterator[Counter[int]]:
+    """Have few devices register few values with both releases at once; count the answers."""
+    statuses = Counter[int]()
+    ended = threading.Event()
+
+    def work(port: int) -> None:
+        choose = random.Random(port)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=caller.headers) as client:
+            while not ended.wait(0.01):
+                fields = body(value=f"v{choose.randrange(4)}", id=f"d{choose.randrange(3)}")
+                statuses[client.post("/api/v1/push.token", json=fields).status_code] += 1
+
+    threads = [threading.Thread(target=work, args=(port,)) for port in ports * 3]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(60)
 
 
 def test_expand_backfill_and_contract_fail_no_request_of_either_release(
@@ -32,29 +63,31 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     fill(url, ROWS)
     with opened(url) as database:
         callers = [database.sign_in(f"release{number}") for number in range(2 * CLIENTS)]
-    release = previous_release(folder)
+        crosser = database.sign_in("crosser")
+    release, python = previous_release(folder)
     with ExitStack() as stack:
-        old = stack.enter_context(serve(url, root=release, workers=2))
-        former = stack.enter_context(load(f"127.0.0.1:{old.port}", callers[:CLIENTS]))
-        time.sleep(3)
-        migrate(url, "upgrade", EXPANDED)
         with (
-            # Not /readyz: it is not at its revision yet.
-            serve(url, probe="/healthz", workers=2) as new,
-            load(f"127.0.0.1:{new.port}", callers[CLIENTS:]) as latter,
+            serve(url, root=release, python=python, workers=2) as old,
+            load(f"127.0.0.1:{old.port}", callers[:CLIENTS]) as former,
         ):
             time.sleep(3)
             begin = time.monotonic()
+            migrate(url, "upgrade", EXPANDED)
             backfill(url)
-            migrate(url, "upgrade", "head")
-            end = time.monotonic()
-            time.sleep(10)
-        # Both releases and all their clients, with the change and without.
-        during = former.percentile(0.99, begin, end)
-        quiet = former.percentile(0.99, end + 1, end + 10)
-        migrate(url, "downgrade", BEFORE)
-        time.sleep(2)
-    measured(p99_without=quiet, p99_during=during)
+            # Not /readyz: it is not at its revision yet.
+            new = stack.enter_context(serve(url, probe="/healthz"))
+            latter = stack.enter_context(load(f"127.0.0.1:{new.port}", callers[CLIENTS:]))
+            with crossing([old.port, new.port], crosser) as statuses:
+                time.sleep(5)
+        # The previous release is gone; what both left of one device is merged.
+        contract = time.monotonic()
+        migrate(url, "upgrade", "head")
+        end = time.monotonic()
+        time.sleep(10)
+        during = latter.percentile(0.99, contract, end)
+        quiet = latter.percentile(0.99, end + 1, end + 10)
+    measured(p99_without=quiet, p99_during=during, both=contract - begin)
+    assert set(statuses) == {200}
     assert not former.failures()
     assert not latter.failures()
     assert min(former.acknowledged(), latter.acknowledged()) > 500
@@ -62,5 +95,12 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     with opened(url) as database:
         assert former.lost(database.connection) == []
         assert latter.lost(database.connection) == []
-        # Back at the earlier revision nothing but the column is gone.
-        assert len(database.push_tokens()) >= ROWS
+        devices = database.rows("SELECT device_id FROM push_tokens WHERE user_id = 'crosser'")
+        assert len({row["device_id"] for row in devices}) == len(devices)
+        before = len(database.push_tokens())
+    migrate(url, "downgrade", BEFORE)
+    with opened(url) as database:
+        assert len(database.push_tokens()) == before >= ROWS
+    with serve(url, root=release, python=python) as old, load(f"127.0.0.1:{old.port}", callers) as again:
+        time.sleep(3)
+    assert not again.failures()

@@ -295,8 +295,9 @@ def test_an_imported_session_is_fresh_and_then_rocketchats(
 def test_what_only_held_imported_registrations_becomes_real(client, server, database):
     holder = database.sign_in("carol", expires=None, can_sign_in=False)
     database.execute(
-        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
-        " VALUES ('kept', 'd', 'a', 't', 'gcm', 'carol', %s)",
+        "INSERT INTO push_tokens"
+        " (id, device_id, app_name, token, type, user_id, session_hash)"
+        " VALUES ('kept', 'kept', 'a', 't', 'gcm', 'carol', %s)",
         holder.token_hash,
     )
     server.fault = FAULTS["broken"]

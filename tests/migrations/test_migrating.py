@@ -220,11 +220,12 @@ def test_a_second_deployer_waits_and_is_not_waited_for(deployer):
 
 
 def test_an_index_left_invalid_is_built_anew(deployer):
-    rows = "SELECT i::text, 'a', i::text, 'apn', 'u', 'x' FROM generate_series(1, 2) i"
+    rows = "SELECT i::text, i::text, 'a', i::text, 'apn', 'u', 'x' FROM generate_series(1, 2) i"
     with psycopg.connect(deployer.url, autocommit=True) as connection:
         connection.execute("INSERT INTO user_sessions (token_hash, user_id) VALUES ('x', 'u')")
         connection.execute(
-            f"INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash) {rows}"
+            "INSERT INTO push_tokens"
+            f" (id, device_id, app_name, token, type, user_id, session_hash) {rows}"
         )
         with pytest.raises(psycopg.errors.UniqueViolation):
             connection.execute("CREATE UNIQUE INDEX CONCURRENTLY ix_try ON push_tokens (type)")

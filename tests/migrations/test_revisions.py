@@ -43,7 +43,7 @@ def test_the_readme_says_what_every_table_column_and_index_is_for(database_url):
     """
     with psycopg.connect(database_url) as connection:
         found = {name for row in connection.execute(names) for name in row}
-    assert {"push_tokens", "session_hash", "ix_push_tokens_user_id"} <= found
+    assert {"push_tokens", "session_hash", "uq_push_tokens_device"} <= found
     assert {name for name in found if not re.search(rf"\b{name}\b", text)} == set()
     assert {script.revision for script in SCRIPTS.walk_revisions()} <= set(
         re.findall(r"^\| `(\w+)` \|", text, re.M)

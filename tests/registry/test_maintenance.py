@@ -28,10 +28,12 @@ def register(database, alice):
         for number, age in enumerate(days):
             database.execute(
                 "INSERT INTO push_tokens"
-                " (id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
-                " VALUES (%s, 'main', %s, 'gcm', %s, %s, now() - interval '1000 days',"
+                " (id, device_id, app_name, token, type, user_id, session_hash, created_at,"
+                " updated_at)"
+                " VALUES (%s, %s, 'main', %s, 'gcm', %s, %s, now() - interval '1000 days',"
                 " now() - %s * interval '1 day')",
-                *(f"{name}{number}", f"{name}{number}", caller.user_id, caller.token_hash, age),
+                *[f"{name}{number}"] * 3,
+                *(caller.user_id, caller.token_hash, age),
             )
 
     return register
@@ -52,8 +54,8 @@ def fill(database, rows: int, caller) -> None:
     """Store registrations that nobody has renewed for long."""
     database.execute(
         "INSERT INTO push_tokens"
-        " (id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
-        " SELECT n::text, 'main', n::text, 'gcm', %s, %s, 'epoch', 'epoch'"
+        " (id, device_id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
+        " SELECT n::text, n::text, 'main', n::text, 'gcm', %s, %s, 'epoch', 'epoch'"
         " FROM generate_series(1, %s) n",
         *(caller.user_id, caller.token_hash, rows),
     )

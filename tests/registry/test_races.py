@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from app.registry.registration import Registration
 from tests.support.factories import Caller, body
+from tests.support.registering import connect, run_all
 
 URL = "/api/v1/push.token"
 WORKERS = 4
@@ -85,7 +87,7 @@ def test_the_same_id_with_many_values_ends_with_one_of_them(race, database, alic
     answers = race(register(alice, id="device", value=f"v{n}") for n in range(240))
     assert statuses(answers) == {200: 240}
     (row,) = database.push_tokens()
-    assert row["id"] == "device"
+    assert row["device_id"] == "device"
 
 
 def test_few_ids_rotate_over_few_values(race, database, alice, bob):
@@ -131,3 +133,48 @@ def test_registering_and_removing_at_once_is_either_or(race, database, alice):
     assert statuses(answers[0::2]) == {200: 150}
     assert set(statuses(answers[1::2])) <= {200, 404}
     assert len(database.push_tokens()) <= 1
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_crossing_devices_and_values_leaves_one_row_of_each(migrated, database, size):
+    """Several workers' connections, with few users, ids and values on purpose, rows going away."""
+    callers = [database.sign_in(name) for name in ("alice", "bob")]
+    errors: list[BaseException] = []
+    done = Counter[str]()
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        try:
+            with connect(migrated[0], options="-c lock_timeout=10s") as connection:
+                for _ in range(60):
+                    asked = [asked_of(choose) for _ in range(size)]
+                    results, raced = run_all(connection, asked)
+                    assert all(results)
+                    done.update(done=size, raced=raced)
+                    if choose.random() < 0.2:
+                        value = f"v{choose.randrange(6)}"
+                        connection.execute("DELETE FROM push_tokens WHERE token = %s", [value])
+        except BaseException as error:
+            errors.append(error)
+
+    def asked_of(choose: random.Random) -> Registration:
+        caller = choose.choice(callers)
+        return Registration(
+            caller.token_hash,
+            caller.user_id,
+            "app",
+            f"v{choose.randrange(6)}",
+            "gcm",
+            device_id=choose.choice([None, "d0", "d1", "d2"]),
+        )
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    assert done["done"] == 6 * 60 * size
+    rows = database.push_tokens()
+    assert len({row["token"] for row in rows}) == len(rows) <= 6
+    assert len({(row["user_id"], row["device_id"]) for row in rows}) == len(rows)

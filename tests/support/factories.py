@@ -74,3 +74,8 @@ def body(**changes: object) -> dict[str, object]:
 def iso(moment: datetime) -> str:
     """Return a moment as a sender writes it."""
     return moment.astimezone(UTC).isoformat()
+
+
+def without_ids(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return registrations without the rows' own ids, which are made anew by each import."""
+    return [{name: row[name] for name in row if name != "id"} for row in rows]

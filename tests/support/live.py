@@ -104,6 +104,7 @@ def serve(
     root: Path = ROOT,
     probe: str = "/readyz",
     workers: int = 1,
+    python: str = sys.executable,
     **environ: str,
 ) -> Iterator[Live]:
     """Run gunicorn on a database until the end of the `with`; what it logs may go to a file.
@@ -120,7 +121,7 @@ def serve(
     }
     with log.open("ab") if log else nullcontext() as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
+            [python, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
             cwd=root,
             env={**os.environ, **settings, **environ},
             stderr=stderr,

@@ -115,14 +115,18 @@ class Load:
 
         Or later: a request that was answered with an error may have been stored or not.
         """
-        query = "SELECT token, id, user_id, updated_at FROM push_tokens WHERE app_name = %s"
+        query = """
+            SELECT token, coalesce(to_jsonb(p) ->> 'device_id', id), user_id, updated_at
+            FROM push_tokens p
+            WHERE app_name = %s
+        """  # before revision 0008 the row's id was the device's name
         with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
             stored = {token: rest for token, *rest in cursor.execute(query, (APP,))}
         missing = []
         for client in self.clients:
             for token, said in client.acknowledged.items():
-                id_, user_id, updated_at = stored.get(token, (None, None, None))
-                same = (id_, user_id) == (said["_id"], said["userId"])
+                name, user_id, updated_at = stored.get(token, (None, None, None))
+                same = (name, user_id) == (said["_id"], said["userId"])
                 if not same or iso(updated_at) < said["updatedAt"]:
                     missing.append(token)
         return missing

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from app.config import ROOT
 
 SCRIPTS = ScriptDirectory(str(ROOT / "migrations"))
-EXPANDED = "0004_environment"  # what follows demands that rows are filled
+EXPANDED = ["0004_environment", "0009_device_id_index"]  # what follows demands filled rows
 
 
 @cache

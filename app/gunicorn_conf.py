@@ -66,7 +66,7 @@ def on_starting(server: Any) -> None:
 def _spawn(spawn_worker: Callable[[], Any]) -> Any:
     """Fork a worker with the signals that end it blocked, until it can handle them itself.
 
-    The master's handlers, which the child has until then, would only note a TERM.
+    Until then the child has the master's handlers, which would only take note of a TERM.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

@@ -111,8 +111,8 @@ def start_targets(bench: Bench, stack: ExitStack, notes: list[str]) -> Iterator[
     yield Target("without ids", *address, ids=0)
     yield Target("with ids", *address, ids=1)
     if shutil.which("nginx"):
-        socket = f"unix:{bench.folder}/registry.sock"
-        _, pid = stack.enter_context(rig.service(bench.url, "-b", socket))
+        behind = rig.service(bench.url, f"{bench.folder}/registry.sock")
+        _, pid = stack.enter_context(behind)
         yield Target("nginx", stack.enter_context(rig.nginx(bench.folder)), pid)
     else:
         notes.append("nginx was left out: there is none")

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -21,13 +22,17 @@ from tests.support.live import family, free_port
 KNOWN = 20_000  # registrations that the load refreshes, spread over the table
 ROTATED = 0.1  # of the registrations with a device id, those of a new push token
 WORKERS = 2
-STARTUP = 3  # seconds that a server is given to start
+STARTUP = 60  # seconds that a server is given to answer
 
 
 def start_server(folder: Path) -> embedded.Server:
-    """Start the embedded server on a folder of its own, migrated."""
+    """Start the embedded server on a folder of its own, migrated and empty."""
     server = embedded.Server(folder)
-    migrate(server.acquire())
+    url = server.acquire()
+    with psycopg.connect(url, autocommit=True) as connection:
+        # What an older release left would have to be filled in between its migrations.
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    migrate(url)
     return server
 
 
@@ -68,12 +73,12 @@ def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None
         with cursor.copy("COPY user_sessions (token_hash, user_id) FROM STDIN") as copy:
             for number, digest in enumerate(hashes):
                 copy.write_row((digest, f"user{number}"))
-        columns = "id, app_name, token, type, user_id, session_hash"
+        columns = "id, device_id, app_name, token, type, user_id, session_hash"
         with cursor.copy(f"COPY push_tokens ({columns}) FROM STDIN") as copy:
             for number in range(rows):
                 kind, token = push_token(number)
                 user, name = number % users, device_id(number)
-                row = name, "chat.example", token, kind, f"user{user}", hashes[user]
+                row = name, name, "chat.example", token, kind, f"user{user}", hashes[user]
                 copy.write_row(row)
     connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
     connection.execute("CHECKPOINT")
@@ -98,32 +103,53 @@ def write_known(
             file.write(f"user{user} {auth_token(user)} {kind} {token} {name}\n")
 
 
+def answers(address: int | str) -> bool:
+    """Say if something answers HTTP at a port, or at the path of a socket."""
+    unix = isinstance(address, str)
+    with suppress(OSError), socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as client:
+        client.settimeout(STARTUP)
+        client.connect(address if unix else ("127.0.0.1", address))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+        return bool(client.recv(1))
+    return False
+
+
 @contextmanager
 def process(
-    command: list[str], cwd: Path = ROOT, **environ: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the end of the `with`; raises RuntimeError if it ends at once."""
+    command: list[str], address: int | str, cwd: Path = ROOT, **environ: str
+) -> Iterator[int]:
+    """Run a server until the end of the `with`; give its process id once it answers.
+
+    Raises RuntimeError with what it wrote when it ends instead, or does not answer in time.
+    """
     with tempfile.TemporaryFile() as log:
         started = subprocess.Popen(command, cwd=cwd, env={**os.environ, **environ}, stderr=log)
+        deadline = time.monotonic() + STARTUP
         try:
-            time.sleep(STARTUP)
-            if started.poll() is not None:
-                log.seek(0)
-                raise RuntimeError(log.read().decode())
-            yield started
+            while not answers(address):
+                if started.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(log.read().decode())
+                time.sleep(0.1)
+            time.sleep(1)  # the second worker
+            yield started.pid
         finally:
             started.terminate()
             started.wait(30)
 
 
 @contextmanager
-def service(url: str, *arguments: str, **environ: str) -> Iterator[tuple[str, int]]:
-    """Run the service as by default, a line a request logged; give its address and process id."""
+def service(url: str, unix: str | None = None) -> Iterator[tuple[str, int]]:
+    """Run the service as by default, a line a request logged; give its address and process id.
+
+    It listens on a port, or on the socket of that path.
+    """
     port = free_port()
-    settings = {"DATABASE_URL": url, "PORT": str(port), "WEB_CONCURRENCY": str(WORKERS), **environ}
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *arguments]
-    with process([*command, "wsgi:app"], **settings) as started:
-        yield f"http://127.0.0.1:{port}", started.pid
+    settings = {"DATABASE_URL": url, "PORT": str(port), "WEB_CONCURRENCY": str(WORKERS)}
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf"]
+    command += ["-b", f"unix:{unix}"] if unix else []
+    with process([*command, "wsgi:app"], unix or port, **settings) as pid:
+        yield f"http://127.0.0.1:{port}", pid
 
 
 NGINX = """
@@ -149,7 +175,7 @@ def nginx(folder: Path) -> Iterator[str]:
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, port=port))
-    with process(["nginx", "-c", str(config)]):
+    with process(["nginx", "-c", str(config)], port):
         yield f"http://127.0.0.1:{port}"
 
 

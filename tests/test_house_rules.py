@@ -72,6 +72,7 @@ def test_nothing_is_cited_that_the_repository_lacks():
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     )
+    assert "README.md" in files.stdout.split()
     for name in files.stdout.split():
         path = ROOT / name
         if path.suffix in TEXTS and path.exists() and path != Path(__file__):

@@ -208,7 +208,7 @@ def backfill_push_tokens() -> None:
     """
     size = estimated_rows()
     db.session.commit()
-    print_json(environment=_run("environment", _resting(maintenance.fill_environment()), size))
+    print_json(filled=_run("filled", _resting(maintenance.fill()), size))
 
 
 def _resting(steps: Iterator[maintenance.Step]) -> Iterator[maintenance.Step]:

@@ -8,15 +8,26 @@ between two slices but where to go on, so a purge may be killed and run again.
 The verbs are generators: after each slice they yield what it did, for the caller to commit.
 
 A backfill fills a new column between the revision that adds it (expand) and the one that demands
-it (contract). What is registered meanwhile has its value already, by the previous release with
-the column's default; so the rows that are left only get fewer.
+it (contract). What is registered meanwhile has its value already, by the column's default or by a
+trigger; so the rows that are left only get fewer.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    delete,
+    exists,
+    func,
+    not_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.arrays import among
@@ -27,7 +38,13 @@ from app.registry import push_tokens, sessions
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
 USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
 
-UNFILLED = PushToken.environment.is_(None)
+# What a backfill writes: before revision 0004 nobody could say anything else, and before 0008 the
+# row's id was the device's name.
+FILLING = {"environment": PRODUCTION, "device_id": PushToken.id}
+UNFILLED = text(
+    "SELECT attname FROM pg_attribute WHERE attrelid = 'push_tokens'::regclass"
+    " AND attname::text = ANY (:names) AND NOT attnotnull ORDER BY attnum"
+)
 
 
 class Step(NamedTuple):
@@ -99,25 +116,28 @@ def expired_sessions() -> Iterator[tuple[int, int, int]]:
         yield examined, *ended
 
 
-def fill_environment() -> Iterator[Step]:
-    """Fill in `production`, the only environment of those rows; commit after each step.
+def fill() -> Iterator[Step]:
+    """Fill what a revision added and the next one demands; a step is a slice, to be committed.
 
     Rows are locked in the order that every writer keeps, and looked at again once they are.
     """
-    for examined, ids in slices(PushToken.id, UNFILLED):
-        filled = 0
-        if ids:
-            unfilled = and_(among(PushToken.id, ids), UNFILLED)
-            in_order = select(PushToken.id).where(unfilled)
-            in_order = in_order.order_by(PushToken.app_name, PushToken.token).with_for_update()
-            ours = db.session.scalars(in_order).all()
-            fill = update(PushToken).where(among(PushToken.id, ours), UNFILLED)
-            done = db.session.execute(
-                fill.values(environment=PRODUCTION).returning(PushToken.id),
-                execution_options={"synchronize_session": False},
-            )
-            filled = len(done.all())
-        yield Step(examined, filled)
+    unfilled = db.session.scalars(UNFILLED, {"names": list(FILLING)}).all()
+    for name in unfilled:
+        column = getattr(PushToken, name)
+        for examined, ids in slices(PushToken.id, column.is_(None)):
+            filled = 0
+            if ids:
+                missing = and_(among(PushToken.id, ids), column.is_(None))
+                in_order = select(PushToken.id).where(missing)
+                in_order = in_order.order_by(PushToken.app_name, PushToken.token)
+                ours = db.session.scalars(in_order.with_for_update()).all()
+                filling = update(PushToken).where(among(PushToken.id, ours), column.is_(None))
+                done = db.session.execute(
+                    filling.values({name: FILLING[name]}).returning(PushToken.id),
+                    execution_options={"synchronize_session": False},
+                )
+                filled = len(done.all())
+            yield Step(examined, filled)
 
 
 def slices(

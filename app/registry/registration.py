@@ -3,20 +3,21 @@
 Nothing here talks to the database. `register` is a generator: it yields statements, whoever drives
 it executes each one, in autocommit or all in one transaction, and sends the rows back.
 
-Nearly every registration renews a row that stays as it is, so the first statement only does that.
-Whatever it did not find is new, moves or rotates, and goes on to the second one: it locks all rows
-at stake, deletes them, and inserts what takes their place. No unique key is ever violated: a row
-that somebody else inserted at that very moment is left alone, and the member is to be tried again.
+Nearly every registration renews a row whose user and device stay, or is the first of a value and
+of a device: one statement. What moves to another user, rotates or gets a name goes on to the
+second one: it locks all rows at stake, deletes them, and inserts what takes their place. No unique
+key is ever violated: a row that somebody else inserted at that very moment is left alone, and the
+member is to be tried again.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from app.identifiers import fresh_id
 from app.limits import PRODUCTION
-from app.registry.registration_sql import REFRESH, REPLACE, SESSION_SETTINGS
+from app.registry.registration_sql import REGISTER, REPLACE, SESSION_SETTINGS
 
 __all__ = [
     "RACED",
@@ -93,49 +94,51 @@ def register(
     for a registration without a valid session, RACED for one that lost a race.
     """
     outcomes: list[Registered | Raced | None] = [None] * len(asked)
-    rows = yield REFRESH, _parameters(asked, range(len(asked)))
-    others = _take(asked, rows, outcomes)
+    members = {fresh_id(): place for place in range(len(asked))}
+    rows = yield REGISTER, _parameters(asked, members)
+    others = _take(asked, rows, members, outcomes)
     if others:
-        rows = yield REPLACE, _parameters(asked, others, fresh=True)
-        for place in others:
-            outcomes[place] = None
-        for place in _take(asked, rows, outcomes):
+        rows = yield REPLACE, _parameters(asked, others)
+        raced = _take(asked, rows, others, outcomes)
+        for place in raced.values():
             outcomes[place] = RACED
     return outcomes
 
 
-def _parameters(
-    asked: Sequence[Registration], places: Iterable[int], *, fresh: bool = False
-) -> dict[str, Any]:
-    """Give the one parameter that both statements have."""
-    members = []
-    for place in places:
-        hash_, user_id, app_name, token, type_, environment, device_id, max_age = asked[place]
-        member = {
-            "place": place,
-            "hash": hash_.hex(),
-            "user_id": user_id,
-            "app_name": app_name,
-            "token": token,
-            "type": type_,
-            "environment": environment,
-            "device_id": device_id,
-            "max_age": max_age,
-        }
-        if fresh:
-            member["fresh_id"] = fresh_id()
-        members.append(member)
-    return {"asked": orjson.dumps(members).decode()}
+def _parameters(asked: Sequence[Registration], members: Mapping[str, int]) -> dict[str, Any]:
+    """Give the one parameter that both statements have; members are places in `asked`."""
+    rows = []
+    for name, place in members.items():
+        one = asked[place]
+        rows.append(
+            {
+                "hash": one.token_hash.hex(),
+                "user_id": one.user_id,
+                "app_name": one.app_name,
+                "token": one.token,
+                "type": one.type,
+                "environment": one.environment,
+                "device_id": one.device_id,
+                "max_age": one.max_age,
+                "fresh_id": name,
+            }
+        )
+    return {"asked": orjson.dumps(rows).decode()}
 
 
 def _take(
-    asked: Sequence[Registration], rows: Rows, outcomes: list[Registered | Raced | None]
-) -> list[int]:
-    """Note the rows that were written; return the places of those that were not."""
-    others = []
-    for place, outcome, device_id, enabled, created_at, updated_at in rows:
+    asked: Sequence[Registration],
+    rows: Rows,
+    members: Mapping[str, int],
+    outcomes: list[Registered | Raced | None],
+) -> dict[str, int]:
+    """Note what was written; return the members that are signed in and were not."""
+    others = {}
+    for name, outcome, device_id, enabled, created_at, updated_at in rows:
+        place = members[name]
         if updated_at is None:
-            others.append(place)
+            if outcomes[place] is None:
+                others[name] = place
             continue
         one = asked[place]
         row = {
@@ -149,4 +152,4 @@ def _take(
             "updated_at": updated_at,
         }
         outcomes[place] = Registered(row, outcome)
-    return sorted(others)
+    return others

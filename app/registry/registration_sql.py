@@ -1,15 +1,29 @@
 """The two statements that register push tokens, a lone one or a hundred (see registration.py).
 
 Each takes one parameter, the registrations as JSON: reading it costs PostgreSQL less than arrays.
+`fresh_id` is a name for what is new, and by it a member is known in what comes back: (fresh_id,
+outcome, device_id, enabled, created_at, updated_at), the last four null for who is signed in but
+was not written.
 
-All writers lock in one order: sessions by token_hash, then registrations by (app_name, token).
-Each row is looked up by an index of its own accord, in a LATERAL subquery that PostgreSQL cannot
-turn into a join (FOR UPDATE, or OFFSET 0): so the plan is the same for empty and for full tables.
+All writers lock in one order: sessions by token_hash, then registrations by (app_name, token); who
+inserts a row holds all other locks by then, and inserts in that order. But devices have another
+order, and a row that one deletes another one inserts: so nobody waits to insert. Who would add or
+take away a row claims its value and its device by advisory locks, and leaves what is claimed.
+
+Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn into
+a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored: so the plan is the same for
+empty and for full tables.
 """
 
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from app.models import is_live
+
+
+def _claim(*names: str) -> str:
+    """Ask, in SQL, to be the only one who writes a row of this name until the commit."""
+    return f"pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\\n', {', '.join(names)}), 0))"
+
 
 IS_LIVE = str(is_live().compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 
@@ -22,9 +36,9 @@ WITH signed_in AS MATERIALIZED (
     FROM (
         SELECT decode(hash, 'hex') AS session_hash, j.*
         FROM json_to_recordset(%(asked)s::json) AS j (
-            place integer, hash text, user_id text COLLATE "C", app_name text COLLATE "C",
-            token text COLLATE "C", type text COLLATE "C", environment text COLLATE "C",
-            device_id text COLLATE "C", max_age integer, fresh_id text COLLATE "C"
+            hash text, user_id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
+            type text COLLATE "C", environment text COLLATE "C", device_id text COLLATE "C",
+            max_age integer, fresh_id text COLLATE "C"
         )
         ORDER BY 1
     ) a
@@ -40,42 +54,81 @@ WITH signed_in AS MATERIALIZED (
     )
 ),"""  # noqa: S608 (no value of a caller)
 
-# Rows whose user and device stay. `= ANY` keeps PostgreSQL from reading the table for the join.
-REFRESH = f"""{SIGNED_IN}
-held AS MATERIALIZED (
-    SELECT a.*, p.id
-    FROM (SELECT * FROM signed_in ORDER BY app_name, token) a
-    CROSS JOIN LATERAL (
-        SELECT id, user_id, device_id, type
-        FROM push_tokens
-        WHERE app_name = a.app_name AND token = a.token
-        FOR NO KEY UPDATE
-    ) p
-    WHERE p.user_id = a.user_id AND (a.device_id IS NULL OR p.device_id = a.device_id)
-        AND (p.type = 'voip') = (a.type = 'voip')
+# Renews the rows whose user and device stay, and adds those of new values and new devices. A row
+# that somebody changes meanwhile is not where it was; it is left to REPLACE, like all others.
+REGISTER = f"""{SIGNED_IN}
+found AS MATERIALIZED (
+    SELECT s.*, (
+        SELECT p.ctid FROM push_tokens p WHERE p.app_name = s.app_name AND p.token = s.token
+    ) AS stored
+    FROM signed_in s
+    ORDER BY app_name, token
 ),
 refreshed AS (
     UPDATE push_tokens p
-    SET type = h.type, environment = h.environment, session_hash = h.session_hash,
+    SET type = f.type, environment = f.environment, session_hash = f.session_hash,
         updated_at = now()
-    FROM held h
-    WHERE p.id = h.id AND p.id = ANY (ARRAY(SELECT id FROM held))
-    RETURNING h.place, p.device_id, p.enabled, p.created_at, p.updated_at
+    FROM (SELECT * FROM found ORDER BY app_name, token) f
+    WHERE p.ctid = f.stored AND p.app_name = f.app_name AND p.token = f.token
+        AND p.user_id = f.user_id AND (f.device_id IS NULL OR p.device_id = f.device_id)
+        AND (p.type = 'voip') = (f.type = 'voip')
+    RETURNING f.fresh_id, p.device_id, p.enabled, p.created_at, p.updated_at
+),
+created AS (
+    INSERT INTO push_tokens (
+        id, app_name, token, type, user_id, session_hash, updated_at, created_at, environment,
+        device_id
+    )
+    SELECT fresh_id, app_name, token, type, user_id, session_hash, now(), now(), environment,
+        coalesce(device_id, fresh_id)
+    FROM found f
+    WHERE stored IS NULL AND {_claim("app_name", "token")} AND (device_id IS NULL OR (
+        {_claim("user_id", "app_name", "device_id")} AND (
+            SELECT true
+            FROM push_tokens p
+            WHERE p.user_id = f.user_id AND p.app_name = f.app_name AND p.device_id = f.device_id
+                AND (p.type = 'voip') = (f.type = 'voip')
+            LIMIT 1
+        ) IS NULL
+    ))
+    ORDER BY app_name, token
+    ON CONFLICT DO NOTHING
+    RETURNING id, device_id, enabled, created_at, updated_at
 )
-SELECT place, 'refreshed', r.device_id, r.enabled, r.created_at, r.updated_at
-FROM signed_in LEFT JOIN refreshed r USING (place)
+SELECT fresh_id, 'refreshed', device_id, enabled, created_at, updated_at FROM refreshed
+UNION ALL
+SELECT id, 'created', device_id, enabled, created_at, updated_at FROM created
+UNION ALL
+SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
 """  # noqa: S608
+
+# Which device a row will be of: the one that the app names, or that the row is of now.
+NAME = """coalesce(device_id, (
+            SELECT p.device_id
+            FROM push_tokens p
+            WHERE p.app_name = a.app_name AND p.token = a.token
+        ), fresh_id)"""
 
 # `former` is what a member's device had, `valued` the row of its value. A row that is one
 # member's former and another's value's belongs to the former's device, so that two devices may
 # swap their values. The count of `gone` is what makes the deletes run before the first insert:
 # a data-modifying CTE runs only as far as it is read.
 REPLACE = f"""{SIGNED_IN}
+members AS MATERIALIZED (
+    SELECT *
+    FROM signed_in a
+    WHERE {_claim("app_name", "token")} AND {_claim("user_id", "app_name", NAME)} AND (
+        SELECT bool_and({_claim("p.app_name", "p.token")})
+        FROM push_tokens p
+        WHERE p.user_id = a.user_id AND p.app_name = a.app_name AND p.device_id = a.device_id
+            AND (p.type = 'voip') = (a.type = 'voip')
+    ) IS NOT FALSE
+),
 at_stake AS (
-    SELECT app_name, token FROM signed_in
+    SELECT app_name, token FROM members
     UNION
     SELECT a.app_name, d.token
-    FROM signed_in a
+    FROM members a
     CROSS JOIN LATERAL (
         SELECT token
         FROM push_tokens p
@@ -96,25 +149,25 @@ held AS MATERIALIZED (
     ) p
 ),
 formers AS MATERIALIZED (
-    SELECT a.place, h.*
-    FROM signed_in a
+    SELECT a.fresh_id, h.*
+    FROM members a
     JOIN held h ON h.user_id = a.user_id AND h.app_name = a.app_name
         AND h.device_id = a.device_id AND h.is_voip = (a.type = 'voip')
 ),
-former AS (SELECT DISTINCT ON (place) * FROM formers ORDER BY place, updated_at DESC),
+former AS (SELECT DISTINCT ON (fresh_id) * FROM formers ORDER BY fresh_id, updated_at DESC),
 valued AS MATERIALIZED (
-    SELECT a.place, h.*
-    FROM signed_in a
+    SELECT a.fresh_id, h.*
+    FROM members a
     JOIN held h ON h.app_name = a.app_name AND h.token = a.token
     LEFT JOIN formers f ON f.id = h.id
-    WHERE f.place IS NULL OR f.place = a.place
+    WHERE f.fresh_id IS NULL OR f.fresh_id = a.fresh_id
 ),
 gone AS (
     DELETE FROM push_tokens
     WHERE id = ANY (ARRAY(SELECT id FROM formers UNION SELECT id FROM valued))
     RETURNING id
 ),
-members AS MATERIALIZED (
+replacing AS MATERIALIZED (
     SELECT a.*, coalesce(f.id, v.id, a.fresh_id) AS id, coalesce(v.enabled, true) AS enabled,
         coalesce(f.created_at, v.created_at, now()) AS created_at,
         CASE
@@ -135,9 +188,9 @@ members AS MATERIALIZED (
             WHEN v.id IS NULL THEN 'created'
             ELSE 'refreshed'
         END AS outcome
-    FROM signed_in a
-    LEFT JOIN former f USING (place)
-    LEFT JOIN valued v USING (place)
+    FROM members a
+    LEFT JOIN former f USING (fresh_id)
+    LEFT JOIN valued v USING (fresh_id)
 ),
 written AS (
     INSERT INTO push_tokens (
@@ -146,22 +199,23 @@ written AS (
     )
     SELECT id, app_name, token, type, user_id, session_hash, enabled, created_at, now(),
         environment, coalesce(device_id, kept_id)
-    FROM members CROSS JOIN (SELECT count(*) FROM gone) deleted
+    FROM replacing CROSS JOIN (SELECT count(*) FROM gone) deleted
     ORDER BY app_name, token
     ON CONFLICT DO NOTHING
     RETURNING app_name, token, device_id, enabled, created_at, updated_at
 )
-SELECT m.place, m.outcome, w.device_id, w.enabled, w.created_at, w.updated_at
-FROM members m LEFT JOIN written w ON w.app_name = m.app_name AND w.token = m.token
+SELECT r.fresh_id, r.outcome, w.device_id, w.enabled, w.created_at, w.updated_at
+FROM written w JOIN replacing r ON r.app_name = w.app_name AND r.token = w.token
+UNION ALL
+SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
 """  # noqa: S608
 
 # The statements have one good plan, through the indexes, for one row and for a hundred. Left to
 # itself PostgreSQL plans again for each lone registration, and a plan made while the tables were
-# empty would read them whole, or compare every row with every other.
+# empty would read them whole.
 # Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
 SESSION_SETTINGS = (
     "SET jit = off",
     "SET plan_cache_mode = force_generic_plan",
     "SET enable_seqscan = off",
-    "SET enable_nestloop = off",
 )

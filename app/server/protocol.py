@@ -97,6 +97,7 @@ class Protocol(HttpToolsProtocol):
         self._fast: FastCycle | None = None  # whose body comes
         self._refusal: int | None = None  # the status to answer once what is before is answered
         self._is_refused = False  # nothing more is parsed
+        self._is_upgrade = False  # the client wants another protocol
         self._is_ended = False  # the client sends no more
         self._is_last = False  # the worker ends
         self._unread: int | None = None  # bytes read of what is of no use
@@ -134,8 +135,8 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_refused = True  # the parser reads no further than this request
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._break()
         if self._in_head:
@@ -214,10 +215,15 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way of a request by its head."""
         self._in_head, self._in_body = False, True
+        self._is_upgrade = self.parser.should_upgrade()
+        if self._is_upgrade:
+            return
         self._check_head(sum(len(name) + len(value) + 4 for name, value in self.headers))
+        fields = dict(self.headers)
+        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            self._refuse(400)  # the parser would take it for a body without an end
         if self._is_refused:
             return
-        fields = dict(self.headers)
         method = self.parser.get_method().decode("latin-1")
         given_id = fields.get(b"x-request-id", b"").decode("latin-1")
         record = RequestRecord(method, given_id=given_id)
@@ -229,8 +235,7 @@ class Protocol(HttpToolsProtocol):
             and len(fields) == len(self.headers)
             and fast_path.is_plain(fields)
         )
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        keep_alive = keep_alive and not (self._is_last or self.parser.should_upgrade())
+        keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_last
         if is_plain:
             self._fast = FastCycle(fields, self.headers, record, keep_alive)
             self.cycle = cast(Any, self._fast)
@@ -253,6 +258,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request whose body is complete."""
+        if self._is_upgrade:
+            return
         self._in_body = False
         self._head_bytes = 0
         self.deadline = NEVER
@@ -368,6 +375,23 @@ class Protocol(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Read a request that wants another protocol as if it did not.
+
+        The parser takes all after its head for the other protocol's; so another parser gets the
+        head without that wish.
+        """
+        line = b"%s %s HTTP/%s" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        wishes = (b"upgrade", b"connection")
+        kept = [b"%s: %s" % field for field in self.headers if field[0] not in wishes]
+        self._is_upgrade = self._in_body = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join((line, *kept, b"connection: close", b"", rest)))
 
     def _check_head(self, size: int) -> None:
         if len(self.url) > MAX_LINE:

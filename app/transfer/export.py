@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.connections import Connection
 from app.models import PushToken
-from app.registry.push_tokens import ENVIRONMENT
+from app.registry.push_tokens import DEVICE_ID, ENVIRONMENT
 from app.transfer.import_rows import ImportRow
 
 CHUNK = 1000  # lines yielded at a time
@@ -22,8 +22,9 @@ def _moment(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
     return func.to_char(func.timezone("UTC", column), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 
 
-# The columns that COPY's text cannot have as they are.
+# What is not written as the table has it.
 WRITTEN: dict[str, ColumnElement[Any]] = {
+    "device_id": DEVICE_ID,
     "session_hash": func.encode(PushToken.session_hash, "base64"),
     "enabled": func.to_jsonb(PushToken.enabled),
     "created_at": _moment(PushToken.created_at),
@@ -56,7 +57,7 @@ def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple
 def _line(texts: Sequence[str]) -> bytes:
     row = dict(zip(ImportRow._fields, texts, strict=True))
     document = {
-        "_id": row["id"],
+        "_id": row["device_id"],
         "token": {row["type"]: row["token"]},
         "authToken": row["session_hash"],
         "appName": row["app_name"],

@@ -25,7 +25,7 @@ class ImportRow(NamedTuple):
     What it is here, import_sql.py and export.py derive from it.
     """
 
-    id: str
+    device_id: str
     app_name: str
     token: str
     type: str
@@ -58,7 +58,7 @@ def read(document: dict[str, Any]) -> ImportRow:
         raise ValueError(f"environment: not one of {' and '.join(ENVIRONMENTS)}")
     has_id = document.get("_id") is not None
     return ImportRow(
-        id=_text(document, "_id", MAX_DEVICE_ID) if has_id else fresh_id(),
+        device_id=_text(document, "_id", MAX_DEVICE_ID) if has_id else fresh_id(),
         app_name=_text(document, "appName", MAX_APP_NAME),
         token=token,
         type=kind,

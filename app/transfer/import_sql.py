@@ -18,9 +18,11 @@ KEY = ("app_name", "token")  # what makes two rows the same registration
 PREPARE = f"""
 SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
 CREATE TEMPORARY TABLE staged (
-    line bigint, {", ".join(f"{name} {TYPES[kind]}" for name, kind in COLUMNS)}
+    line bigint, id text COLLATE "C",
+    {", ".join(f"{name} {TYPES[kind]}" for name, kind in COLUMNS)}
 ) ON COMMIT DELETE ROWS;
-CREATE TEMPORARY TABLE winners (LIKE staged, old_id text COLLATE "C") ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE winners (LIKE staged, former text[] COLLATE "C", old text[] COLLATE "C")
+ON COMMIT DELETE ROWS;
 """
 
 STAGE = "COPY staged FROM STDIN"
@@ -41,29 +43,35 @@ WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
 
 DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
 
+# Winners are the newest of their value and of their device, in the batch and in the table.
+# `former` are the rows of a winner's device, `old` those and its value's.
 PICK_WINNERS = """
 INSERT INTO winners
-SELECT DISTINCT ON (s.app_name, s.token) s.*, p.id
-FROM staged s
-LEFT JOIN push_tokens p ON p.app_name = s.app_name AND p.token = s.token
-WHERE p.id IS NULL OR p.updated_at < s.updated_at
-ORDER BY s.app_name, s.token, s.updated_at DESC, s.line
-"""
-
-TAKEN_IDS = """
-SELECT w.line
+SELECT s.line, s.id, s.device_id, s.app_name, s.token, s.type, s.user_id, s.session_hash,
+    s.enabled, s.created_at, s.updated_at, s.environment, d.ids, d.ids || v.ids
 FROM (
-    SELECT line, id, old_id, row_number() OVER (PARTITION BY id ORDER BY updated_at DESC, line) n
-    FROM winners
-) w
-LEFT JOIN push_tokens p ON p.id = w.id
-WHERE n > 1 OR p.id <> coalesce(w.old_id, '')
-"""
-
-RENAME = """
-UPDATE winners SET id = coalesce(old_id, renamed.id)
-FROM unnest(%(lines)s::bigint[], %(ids)s::text[]) renamed (line, id)
-WHERE winners.line = renamed.line
+    SELECT *,
+        row_number() OVER (
+            PARTITION BY app_name, token ORDER BY updated_at DESC, line
+        ) AS place_of_value,
+        row_number() OVER (
+            PARTITION BY user_id, app_name, device_id, type = 'voip' ORDER BY updated_at DESC, line
+        ) AS place_of_device
+    FROM staged
+) s
+CROSS JOIN LATERAL (
+    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    FROM push_tokens p
+    WHERE p.app_name = s.app_name AND p.token = s.token
+) v
+CROSS JOIN LATERAL (
+    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    FROM push_tokens p
+    WHERE p.user_id = s.user_id AND p.app_name = s.app_name AND p.device_id = s.device_id
+        AND (p.type = 'voip') = (s.type = 'voip')
+) d
+WHERE s.place_of_value = 1 AND s.place_of_device = 1
+    AND (v.latest < s.updated_at) IS NOT FALSE AND (d.latest < s.updated_at) IS NOT FALSE
 """
 
 # The update changes nothing, but locks existing sessions like new ones.
@@ -85,9 +93,27 @@ ORDER BY token_hash
 FOR KEY SHARE
 """
 
+LOCK_OLD = """
+SELECT id
+FROM push_tokens
+WHERE id = ANY (ARRAY(SELECT unnest(old) FROM winners))
+ORDER BY app_name, token
+FOR UPDATE
+"""
+
+# What a winner's device had. Whatever changed while we waited for its lock stays, and if that is
+# in the way, the unique index of devices has the batch begin anew.
+DELETE_FORMER = """
+DELETE FROM push_tokens p
+USING (SELECT unnest(former) AS former_id, * FROM winners) w
+WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
+    AND p.device_id = w.device_id AND p.token <> w.token AND p.updated_at < w.updated_at
+"""
+
+# The row's own id stays, as cursors of the list are made of it.
 MERGE = f"""
-INSERT INTO push_tokens ({", ".join(ImportRow._fields)})
-SELECT {", ".join(f"w.{name}" for name in ImportRow._fields)}
+INSERT INTO push_tokens (id, {", ".join(ImportRow._fields)})
+SELECT w.id, {", ".join(f"w.{name}" for name in ImportRow._fields)}
 FROM winners w
 WHERE w.user_id = (SELECT user_id FROM user_sessions WHERE token_hash = w.session_hash)
 ORDER BY w.app_name, w.token
@@ -96,4 +122,4 @@ ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET
 WHERE push_tokens.updated_at < excluded.updated_at
 """  # noqa: S608 (the names are ours)
 
-COUNT_OLD = "SELECT count(old_id) FROM winners"
+COUNT_OLD = "SELECT count(*) FROM winners WHERE old <> '{}'"

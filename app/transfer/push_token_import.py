@@ -1,11 +1,10 @@
 """Import of Rocket.Chat's `_raix_push_app_tokens`, as mongoexport prints it, or of our export.
 
-COPY brings a batch of rows into a temporary table, and one transaction merges it. The latest row
-of an (appName, value) wins as a whole, with its `_id` and dates, whether the other one is in the
-file or in the table; of two equally late ones the first stays. So the result does not depend on
-where batches end, and a second run, or one after a crash, changes nothing that the first one did.
-An `_id` that another row has already is not taken from it: the row keeps the id that it has in
-the table, or gets a fresh one.
+Rows go by COPY into a temporary table, a batch at a time, and are merged from there in one
+transaction a batch. A row's `_id` names its device, within its user and app. The newest row of an
+(appName, value) and of a device wins, whether the other ones are in the file or in the table, and
+it wins as a whole, with its `_id` and dates; of two equally new ones the first stays. So a second
+run, or one after a crash, changes nothing that the first one did.
 """
 
 import random
@@ -164,10 +163,9 @@ class Importer:
             execute(sql.DROP_MISFITS, {"lines": list(misfits)})
         if not execute(sql.PICK_WINNERS).rowcount:
             return 0, 0, misfits
-        taken = [line for (line,) in execute(sql.TAKEN_IDS)]
-        if taken:
-            execute(sql.RENAME, {"lines": taken, "ids": [fresh_id() for _ in taken]})
         execute(sql.LOCK_SESSIONS if self._known_only else sql.KEEP_SESSIONS)
+        execute(sql.LOCK_OLD)
+        execute(sql.DELETE_FORMER)
         written = execute(sql.MERGE).rowcount
         ((old,),) = execute(sql.COUNT_OLD)
         return written, old, misfits
@@ -176,7 +174,7 @@ class Importer:
 def _staged(place: int, row: ImportRow) -> str:
     """Format a row for COPY."""
     values = [write(value) for write, value in zip(WRITERS, row, strict=True)]
-    return "\t".join([str(place), *values]) + "\n"
+    return "\t".join([str(place), fresh_id(), *values]) + "\n"
 
 
 def _escape(text: str) -> str:

@@ -34,8 +34,8 @@ def bare(url: str, threads: int) -> Iterator[Address]:
     command += ["-w", str(rig.WORKERS), "-b", f"127.0.0.1:{port}", "--no-control-socket"]
     # As the service has it: gunicorn does not look each client up.
     command += ["--forwarded-allow-ips", "*", "--log-level", "warning", "bench.peers.bare:app"]
-    with rig.process(command, DATABASE_URL=url, POOL=str(threads)) as started:
-        yield f"http://127.0.0.1:{port}", started.pid
+    with rig.process(command, port, DATABASE_URL=url, POOL=str(threads)) as pid:
+        yield f"http://127.0.0.1:{port}", pid
 
 
 def install_fastify() -> None:
@@ -51,8 +51,8 @@ def fastify(url: str, pool: int) -> Iterator[Address]:
     port = free_port()
     settings = {"DATABASE_URL": url, "PORT": str(port), "POOL": str(pool)}
     settings |= {"STATEMENT": str(STATEMENT), "NODE_ENV": "production"}
-    with rig.process(["node", "server.js"], INSTALLED / "fastify", **settings) as started:
-        yield f"http://127.0.0.1:{port}", started.pid
+    with rig.process(["node", "server.js"], port, INSTALLED / "fastify", **settings) as pid:
+        yield f"http://127.0.0.1:{port}", pid
 
 
 def install_fastapi() -> None:
@@ -73,8 +73,8 @@ def fastapi(url: str, pool: int) -> Iterator[Address]:
     command += ["--workers", str(rig.WORKERS), "--log-level", "warning"]
     command += ["--loop", "uvloop", "--http", "httptools"]
     settings = {"DATABASE_URL": url, "POOL": str(pool), "STATEMENT": str(STATEMENT)}
-    with rig.process(command, **settings) as started:
-        yield f"http://127.0.0.1:{port}", started.pid
+    with rig.process(command, port, **settings) as pid:
+        yield f"http://127.0.0.1:{port}", pid
 
 
 @dataclass(frozen=True)

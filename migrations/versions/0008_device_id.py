@@ -1,9 +1,9 @@
 """Expand, 1 of 2: push_tokens.device_id, the name of a device within a user and an app.
 
-ACCESS EXCLUSIVE on push_tokens for milliseconds; no row is read or written. Rows that are there
-have none (null) until `push-tokens backfill`. What the previous release writes, for which the
-row's id is the device's name, gets it from a trigger; so the backfill may run before the next
-release serves. The type `voip` is admitted from here on.
+ACCESS EXCLUSIVE on push_tokens for milliseconds; no row is read or written. Existing rows have
+none (null) until `push-tokens backfill`. In the previous release the row's id is the device's
+name; a trigger copies it for the rows that it writes, so the backfill may run before the next
+release serves. The check of `type` accepts `voip` from here on.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ TRIGGERS = (
 
 
 def _admit(*types: str) -> None:
-    """Say which types there are; rows that are there are not looked at."""
+    """Replace the check of `type`; existing rows are not checked."""
     listed = ", ".join(f"'{type_}'" for type_ in types)
     op.execute(
         "ALTER TABLE push_tokens DROP CONSTRAINT ck_push_tokens_type,"
@@ -44,7 +44,7 @@ def _admit(*types: str) -> None:
 
 
 def upgrade() -> None:
-    """Add the column, and what fills it for the previous release."""
+    """Add the column, and the triggers that fill it for the previous release."""
     lock_table("push_tokens")
     op.execute('ALTER TABLE push_tokens ADD COLUMN device_id text COLLATE "C"')
     op.execute(FUNCTION)

@@ -1,7 +1,7 @@
 """Expand, 2 of 2: an index by which the next release finds a device.
 
-SHARE UPDATE EXCLUSIVE on push_tokens for as long as the build takes, beside whoever reads and
-writes rows. The index is not unique yet: the previous release writes beside it, and would fail.
+SHARE UPDATE EXCLUSIVE on push_tokens for as long as the build takes; it blocks no reads and no
+writes. The index is not unique yet: the previous release still writes, and would fail.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Contract, 1 of 5: no row without a device's name comes any more.
+"""Contract, 1 of 5: no new row is without a device's name.
 
-Once the previous release is gone. Refuses while rows have none: run `push-tokens backfill` first.
-Looks through push_tokens beside whoever reads and writes (ACCESS SHARE), then takes ACCESS
-EXCLUSIVE for milliseconds. None can come in between, as the trigger fills it.
+Run it once the previous release is gone. Refuses while rows have none: run `push-tokens backfill`
+first. Reads push_tokens under ACCESS SHARE, which blocks no reads and no writes, then takes ACCESS
+EXCLUSIVE for milliseconds. No such row can appear in between, because the trigger fills it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ END $$
 
 
 def upgrade() -> None:
-    """Refuse while rows are not filled; then demand it of what is written."""
+    """Refuse while rows are not filled; then require it of every new row."""
     without_statement_timeout(REFUSE_UNFILLED)
     lock_table("push_tokens")
     op.execute(

@@ -1,9 +1,10 @@
 """Contract, 2 of 5: a device has one registration, and one for calls (voip).
 
-Reads push_tokens from end to end and removes all but the latest renewed registration of a device:
-only those rows are locked. Then an index is built beside whoever reads and writes (SHARE UPDATE
-EXCLUSIVE). Where both releases registered one device at once, either may have left a row. If a
-device gets a second row just before the build it fails, and merges anew when it is run again.
+Reads all of push_tokens and removes all but the latest renewed registration of a device; only
+those rows are locked. Then an index is built under SHARE UPDATE EXCLUSIVE, which blocks no reads
+and no writes. Where both releases registered one device at once, each may have left a row. If a
+device gets a second row just before the build, the revision fails; it merges anew when it is run
+again.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ depends_on: str | Sequence[str] | None = None
 
 NAME = "uq_push_tokens_device"
 
-# Locked in the order that every writer keeps; one that is renewed meanwhile is not the older one.
+# Locked in the order that every writer keeps; a row that was renewed meanwhile is not removed.
 MERGE = """
 WITH doubles AS (
     SELECT id, updated_at

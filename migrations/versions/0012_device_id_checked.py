@@ -1,7 +1,7 @@
-"""Contract, 3 of 5: all rows have a device's name, and a type that is known.
+"""Contract, 3 of 5: every row has a device's name and a known type.
 
-Reads push_tokens from end to end under SHARE UPDATE EXCLUSIVE: beside whoever reads and writes
-rows, however long it takes.
+Reads all of push_tokens under SHARE UPDATE EXCLUSIVE, which blocks no reads and no writes, without
+a time limit.
 """
 
 from collections.abc import Sequence

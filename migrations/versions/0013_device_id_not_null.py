@@ -1,7 +1,8 @@
-"""Contract, 4 of 5: push_tokens.device_id is NOT NULL, and nothing fills it but the code.
+"""Contract, 4 of 5: push_tokens.device_id is NOT NULL, and the triggers are gone.
 
-ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL takes the checked constraint for proof
-and reads no row. After a downgrade it is unchecked, and checked here first as by revision 0012.
+ACCESS EXCLUSIVE on push_tokens for milliseconds: PostgreSQL relies on the validated constraint and
+reads no row. After a downgrade the constraint is not validated, so it is validated here first, as
+in revision 0012.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ EXPAND = import_module("migrations.versions.0008_device_id")
 
 
 def upgrade() -> None:
-    """Make of the constraint what the models say, and drop the triggers."""
+    """Replace the constraint by NOT NULL, as in the models, and drop the triggers."""
     lock_table("push_tokens")
     without_statement_timeout(
         "ALTER TABLE push_tokens VALIDATE CONSTRAINT ck_push_tokens_device_id_there"
@@ -33,7 +34,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Allow null again, but for what the constraint of revision 0010 says."""
+    """Drop NOT NULL, and add the constraint of revision 0010 and the triggers in its place."""
     lock_table("push_tokens")
     op.execute(EXPAND.FUNCTION)
     for trigger in EXPAND.TRIGGERS:

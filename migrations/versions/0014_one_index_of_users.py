@@ -1,7 +1,7 @@
-"""Contract, 5 of 5: the unique index of devices begins with the user, and serves what two did.
+"""Contract, 5 of 5: drop two indexes; the unique index of devices begins with the user too.
 
-SHARE UPDATE EXCLUSIVE on push_tokens, beside whoever reads and writes rows. A downgrade builds
-both again, beside them too.
+SHARE UPDATE EXCLUSIVE on push_tokens, which blocks no reads and no writes. A downgrade builds both
+again under the same lock.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from flask import Flask
 from app import limits
 from app.api import bodies, service_schemas
 from app.config import ROOT
-from app.registry import feedback
+from app.registry import feedback, push_tokens
+from app.server import protocol
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -114,9 +116,17 @@ def test_the_contract_has_the_limits_of_the_code():
         "`appName`": limits.MAX_APP_NAME,
         "`userId`, also in `X-User-Id`": limits.MAX_USER_ID,
         "`id`": limits.MAX_DEVICE_ID,
+        "path and query": protocol.MAX_LINE,
+        "request head": protocol.MAX_HEAD,
         "body of an app's call": bodies.MAX_BODY,
+        "values in a body over 64 KiB": bodies.MAX_SEPARATORS,
+        "registrations of a user in one answer": push_tokens.MAX_OF_USER,
         "elements of a list": service_schemas.MAX_ITEMS,
     }
+    for call in ("lookup", "list", "feedback"):
+        expected[f"body of `push.tokens.{call}`"] = bodies.limit_of(f"/api/v1/push.tokens.{call}")
+    for call in ("put", "revoke"):
+        expected[f"body of `sessions.{call}`"] = bodies.limit_of(f"/api/v1/sessions.{call}")
     assert {what: shown[what] for what in expected} == expected
 
 
@@ -180,6 +190,22 @@ def listed() -> list[str]:
             beside = Path(path if path.endswith("/") else Path(path).parent) / more
             found.append(more if (ROOT / more).exists() else str(beside))
     return found
+
+
+def test_the_architecture_names_only_modules_that_exist():
+    """They are written from app/ on, and `registration_sql.py` after its neighbour."""
+    text = DOCS["architecture.md"]
+    for named in re.findall(r"`((?:\w+/)?\w+\.py)`", text):
+        found = [*(ROOT / "app").rglob(named), *ROOT.glob(named)]
+        assert found, named
+
+
+def test_the_architecture_names_every_room_in_the_order_of_the_layers():
+    rows = re.findall(r"^\| (`.+?`) \|", DOCS["architecture.md"], re.M)
+    shown = [re.sub(r"[`/]|\.py", "", row).split(", ") for row in rows if "`app/`" not in row]
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    expected = [name for one in layers["contracts"][0]["layers"] for name in one.split(" | ")]
+    assert [name for row in shown for name in row] == expected
 
 
 def test_where_things_are_names_only_what_exists():

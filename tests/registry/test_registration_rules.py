@@ -3,31 +3,32 @@
 import pytest
 
 from app.database.connections import connector
+from app.identifiers import ID_ALPHABET, ID_LENGTH
 from tests.support.factories import APNS_TOKEN
 
-URL = "/api/v1/push.token"
 
-
-@pytest.fixture(params=[None, "other-device"])
-def other_id(request) -> dict[str, str]:
-    """Without an id, and with one that nothing has: the two ways to the same rules."""
-    return {"id": request.param} if request.param else {}
+def age(database):
+    """Have all that is there been registered yesterday; return the rows."""
+    for name in ("created_at", "updated_at"):
+        database.execute(f"UPDATE push_tokens SET {name} = {name} - interval '1 day'")
+    return database.push_tokens()
 
 
 class TestOneRow:
-    def test_registering_again_keeps_id_and_creation(self, register, alice, database, other_id):
+    def test_registering_again_keeps_name_and_creation(self, register, alice, database):
         first = register(alice)
         database.execute("UPDATE push_tokens SET updated_at = updated_at - interval '1 hour'")
-        second = register(alice, **other_id)
+        second = register(alice)
         assert second["_id"] == first["_id"]
         assert second["createdAt"] == first["createdAt"]
         assert second["updatedAt"] >= first["updatedAt"]
         assert len(database.push_tokens()) == 1
 
-    def test_the_last_sign_in_owns_the_device(self, register, alice, bob, database, other_id):
+    def test_the_last_sign_in_owns_the_device(self, register, alice, bob, database):
         first = register(alice)
-        second = register(bob, type="apn", **other_id)
+        second = register(bob, type="apn")
         assert (second["_id"], second["userId"]) == (first["_id"], "bob")
+        assert second["createdAt"] == first["createdAt"]
         (row,) = database.push_tokens()
         assert (row["user_id"], row["session_hash"]) == ("bob", bob.token_hash)
         assert row["type"] == "apn"
@@ -51,31 +52,13 @@ class TestApnsCase:
 
 
 class TestDeviceId:
-    def test_an_unknown_id_becomes_the_rows(self, register, alice):
+    """A device is (user, appName, id)."""
+
+    def test_the_id_is_the_name(self, register, alice):
         assert register(alice, id="device")["_id"] == "device"
 
-    def test_the_value_wins_over_an_unknown_id(self, register, alice):
-        first = register(alice)
-        assert register(alice, id="device")["_id"] == first["_id"]
-
-    def test_the_callers_own_id_takes_the_new_value(self, register, alice, database):
-        first = register(alice, id="device", value="old")
-        database.execute(
-            "UPDATE push_tokens SET created_at = created_at - interval '1 day',"
-            " updated_at = updated_at - interval '1 hour'"
-        )
-        second = register(alice, id="device", value="new")
-        assert second["_id"] == "device"
-        assert second["createdAt"] < first["createdAt"]
-        assert second["updatedAt"] >= first["updatedAt"]
-        assert [row["token"] for row in database.push_tokens()] == ["new"]
-
-    def test_and_the_row_that_held_the_value_goes(self, register, alice, bob, database):
-        register(alice, id="device", value="old")
-        register(bob, id="bobs", value="new")
-        assert register(alice, id="device", value="new")["_id"] == "device"
-        (row,) = database.push_tokens()
-        assert (row["id"], row["user_id"]) == ("device", "alice")
+    def test_the_longest_fits(self, register, alice):
+        assert register(alice, id="ü" * 32)["_id"] == "ü" * 32
 
     def test_the_same_id_and_value_again_is_a_refresh(self, register, alice, database):
         first = register(alice, id="device")
@@ -83,34 +66,104 @@ class TestDeviceId:
         assert (second["_id"], second["createdAt"]) == ("device", first["createdAt"])
         assert len(database.push_tokens()) == 1
 
-    def test_anothers_id_is_ignored_and_nothing_of_theirs_changes(
-        self, register, alice, bob, database
-    ):
-        register(bob, id="device", value="bobs")
-        mine = register(alice, id="device", value="mine")
-        assert mine["_id"] != "device"
-        assert len(mine["_id"]) == 17
-        rows = {row["token"]: (row["id"], row["user_id"]) for row in database.push_tokens()}
-        assert rows == {"bobs": ("device", "bob"), "mine": (mine["_id"], "alice")}
-
-    def test_and_the_value_still_wins(self, register, alice, bob):
-        register(bob, id="device", value="bobs")
-        first = register(alice, value="mine")
-        assert register(alice, id="device", value="mine")["_id"] == first["_id"]
-
-    def test_an_id_in_another_app_is_ignored_too(self, register, alice, database):
-        register(alice, id="device", appName="one")
-        assert register(alice, id="device", appName="two")["_id"] != "device"
-        assert len(database.push_tokens()) == 2
-
-    def test_the_next_user_of_the_device_keeps_its_id(self, register, alice, bob, database):
-        register(alice, id="device")
-        assert register(bob, id="device")["_id"] == "device"
+    def test_a_new_value_takes_the_place_of_the_former(self, register, alice, database):
+        register(alice, id="device", value="old")
+        (former,) = age(database)
+        second = register(alice, id="device", value="new")
         (row,) = database.push_tokens()
-        assert row["user_id"] == "bob"
+        assert (second["_id"], row["token"], row["device_id"]) == ("device", "new", "device")
+        assert (row["id"], row["created_at"]) == (former["id"], former["created_at"])
+        assert row["updated_at"] > former["updated_at"]
 
-    def test_the_longest_id_fits(self, register, alice):
-        assert register(alice, id="ü" * 32)["_id"] == "ü" * 32
+    def test_a_value_without_a_name_is_adopted_and_replaced_next(self, register, alice, database):
+        """So once for every device that is imported, or whose app is updated."""
+        register(alice, value="T1")
+        (former,) = age(database)
+        assert register(alice, value="T1", id="X")["_id"] == "X"
+        (row,) = database.push_tokens()
+        assert (row["id"], row["created_at"]) == (former["id"], former["created_at"])
+        register(alice, value="T2", id="X")
+        (row,) = database.push_tokens()
+        assert (row["token"], row["id"]) == ("T2", former["id"])
+
+    def test_another_id_takes_the_value_along(self, register, alice, database):
+        register(alice, id="X")
+        assert register(alice, id="Y")["_id"] == "Y"
+        assert [row["device_id"] for row in database.push_tokens()] == ["Y"]
+
+    def test_the_devices_own_row_counts_not_the_values(self, register, alice, bob, database):
+        register(alice, id="X", value="old")
+        register(bob, id="Y", value="new")
+        age(database)
+        former = next(row for row in database.push_tokens() if row["token"] == "old")
+        register(alice, id="X", value="new")
+        (row,) = database.push_tokens()
+        assert (row["user_id"], row["device_id"], row["token"]) == ("alice", "X", "new")
+        assert (row["id"], row["created_at"]) == (former["id"], former["created_at"])
+
+    @pytest.mark.parametrize("mine", ["X", "Y"])
+    def test_the_same_value_is_the_same_device_whoever_comes(
+        self, register, alice, bob, database, mine
+    ):
+        register(bob, id="X")
+        (former,) = age(database)
+        assert register(alice, id=mine)["_id"] == mine
+        (row,) = database.push_tokens()
+        assert (row["user_id"], row["id"], row["created_at"]) == (
+            *("alice", former["id"]),
+            former["created_at"],
+        )
+
+    def test_anothers_device_of_that_id_is_another(self, register, alice, bob, database):
+        register(bob, id="X", value="bobs")
+        (before,) = database.push_tokens()
+        for value in ("T2", "T3", "T4"):
+            assert register(alice, id="X", value=value)["_id"] == "X"
+        rows = {row["user_id"]: row for row in database.push_tokens()}
+        assert rows["bob"] == before
+        assert (rows["alice"]["token"], len(rows)) == ("T4", 2)
+
+    def test_so_is_one_in_another_app(self, register, alice, database):
+        register(alice, id="X", appName="one", value="T1")
+        register(alice, id="X", appName="two", value="T2")
+        register(alice, id="X", appName="two", value="T3")
+        rows = {
+            (row["app_name"], row["device_id"], row["token"]) for row in database.push_tokens()
+        }
+        assert rows == {("one", "X", "T1"), ("two", "X", "T3")}
+
+
+class TestWithoutAnId:
+    def test_a_new_row_has_a_fresh_name(self, register, alice, database):
+        names = {register(alice, value=value)["_id"] for value in ("T1", "T2")}
+        assert len(names) == 2
+        assert all(len(name) == ID_LENGTH and set(name) <= set(ID_ALPHABET) for name in names)
+
+    def test_a_name_that_was_answered_names_the_same_device(self, register, alice, database):
+        first = register(alice, value="T1")
+        assert register(alice, value="T2", id=first["_id"])["_id"] == first["_id"]
+        assert [row["token"] for row in database.push_tokens()] == ["T2"]
+
+    def test_the_row_keeps_its_name(self, register, alice, bob):
+        register(alice, id="X")
+        assert register(alice)["_id"] == "X"
+        assert register(bob)["_id"] == "X"
+
+    def test_unless_the_next_user_has_another_of_that_name(self, register, alice, bob, database):
+        register(alice, id="X", value="T1")
+        register(bob, id="X", value="T2")
+        (former, _) = age(database)
+        name = register(bob, value="T1")["_id"]
+        assert (name != "X", len(name)) == (True, ID_LENGTH)
+        rows = {row["token"]: row for row in database.push_tokens()}
+        assert {row["user_id"] for row in rows.values()} == {"bob"}
+        assert (rows["T1"]["device_id"], rows["T2"]["device_id"]) == (name, "X")
+        assert rows["T1"]["created_at"] == former["created_at"]
+
+    def test_one_of_that_name_in_another_app_is_not_in_the_way(self, register, alice, bob):
+        register(alice, id="X", appName="one")
+        register(bob, id="X", appName="two")
+        assert register(bob, appName="one")["_id"] == "X"
 
 
 class TestSessionEnd:

@@ -16,11 +16,11 @@ SELECT sha256(convert_to('session ' || i, 'UTF8')), 'user' || i / 2,
     CASE WHEN i % 5 > 0 THEN now() + interval '90 days' END, i % 7 > 0
 FROM generate_series(0, {sessions} - 1) i;
 INSERT INTO push_tokens
-    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at)
+    (id, app_name, token, type, user_id, session_hash, enabled, created_at, updated_at{columns})
 SELECT left(md5('id ' || i), 17), 'app' || i % 3, md5('a ' || i) || md5('b ' || i),
     CASE WHEN i % 2 = 0 THEN 'apn' ELSE 'gcm' END, 'user' || i % {sessions} / 2,
     sha256(convert_to('session ' || i % {sessions}, 'UTF8')), i % 100 > 0,
-    '2026-01-01'::timestamptz + i * interval '1 second', now() - i % 300 * interval '1 day'
+    '2026-01-01'::timestamptz + i * interval '1 second', now() - i % 300 * interval '1 day'{values}
 FROM generate_series(0, {rows} - 1) i;
 """
 SERVICE_KEYS = """
@@ -29,12 +29,24 @@ SELECT sha256(convert_to('key ' || i, 'UTF8')), 'service' || i / 2, ARRAY['looku
     CASE WHEN i % 2 = 0 THEN now() END
 FROM generate_series(1, 9) i
 """
+HAS_DEVICE_ID = """
+SELECT 1 FROM pg_attribute
+WHERE attrelid = 'push_tokens'::regclass AND attname = 'device_id' AND attnotnull
+"""
 
 
 def fill(url: str, rows: int = 300) -> None:
     """Add registrations, of 2 users for 3 of them, and service keys where there is the table."""
-    statement = sql.SQL(FILL).format(rows=rows, sessions=rows * 2 // 3)
     with psycopg.connect(url, autocommit=True) as connection:
+        columns, values = "", ""
+        if connection.execute(HAS_DEVICE_ID).fetchone():
+            columns, values = ", device_id", ", left(md5('id ' || i), 17)"
+        statement = sql.SQL(FILL).format(
+            rows=rows,
+            sessions=rows * 2 // 3,
+            columns=sql.SQL(columns),
+            values=sql.SQL(values),
+        )
         connection.execute(statement)
         if connection.execute("SELECT to_regclass('service_keys')").fetchone() != (None,):
             connection.execute(SERVICE_KEYS)
@@ -68,9 +80,10 @@ def register_many(database: Database, rows: int, end: str = "") -> None:
     # Or the foreign key is checked by the plan of a connection that knew few sessions.
     database.execute("ANALYZE user_sessions")
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash)"
-        " SELECT 'id' || lpad(n::text, 6, '0'), 'app', 'token' || n || %s, 'gcm', 'u' || n,"
-        f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
+        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
+        " SELECT d, d, 'app', 'token' || n || %s, 'gcm', 'u' || n, sha256(n::text::bytea)"
+        f" FROM generate_series(0, {rows - 1}) n,"
+        " LATERAL (SELECT 'id' || lpad(n::text, 6, '0') AS d) named",
         end,
     )
     database.execute("ANALYZE push_tokens")

@@ -1,0 +1,237 @@
+"""Registrations, removals and logouts in any order, against rule 3 in plain Python."""
+
+import hashlib
+from dataclasses import dataclass, field
+from itertools import permutations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from psycopg.rows import dict_row
+
+from app.identifiers import ID_LENGTH
+from app.registry.registration import Registration, rounds
+from tests.support.registering import connect, run, run_all
+
+SESSIONS = {
+    hashlib.sha256(name.encode()).digest(): name[0] for name in ("a1", "a2", "b1", "b2", "c1")
+}
+APPS, IDS, VALUES = ("one", "two"), ("X", "Y"), ("T1", "T2", "T3")
+
+asking = st.builds(
+    Registration,
+    token_hash=st.sampled_from(list(SESSIONS)),
+    user_id=st.sampled_from("abc"),
+    app_name=st.sampled_from(APPS),
+    token=st.sampled_from(VALUES),
+    type=st.sampled_from(("apn", "gcm")),
+    environment=st.sampled_from(("production", "sandbox")),
+    device_id=st.none() | st.sampled_from(IDS),
+    max_age=st.none(),
+)
+
+
+@dataclass
+class Row:
+    """A registration; `born` counts registrations, and stands for creation and internal id."""
+
+    app_name: str
+    token: str
+    type: str
+    environment: str
+    user_id: str
+    session: bytes
+    device_id: str | None  # None: a fresh name, whatever it is
+    born: int
+
+
+@dataclass
+class Model:
+    """What the rules say that is stored."""
+
+    sessions: dict[bytes, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    count: int = 0
+
+    def copy(self) -> "Model":
+        rows = [Row(**vars(row)) for row in self.rows]
+        return Model(dict(self.sessions), rows, self.count)
+
+    def register(self, asked: Registration) -> str | None:
+        """Apply the rule; return the outcome, None without a session of this user."""
+        self.count += 1
+        if self.sessions.get(asked.token_hash) != asked.user_id:
+            return None
+        here = (asked.user_id, asked.app_name)
+        value = next(
+            (r for r in self.rows if (r.app_name, r.token) == (asked.app_name, asked.token)), None
+        )
+        device = next(
+            (
+                r
+                for r in self.rows
+                if asked.device_id is not None
+                and (r.user_id, r.app_name, r.device_id) == (*here, asked.device_id)
+            ),
+            None,
+        )
+        if asked.device_id is not None:
+            name = asked.device_id
+        elif value is None:
+            name = None
+        else:
+            same = [
+                r
+                for r in self.rows
+                if r is not value
+                and r.device_id is not None
+                and (r.user_id, r.app_name, r.device_id) == (*here, value.device_id)
+            ]
+            name = None if same else value.device_id
+        if value is not None and value.user_id != asked.user_id:
+            outcome = "moved"
+        elif device is not None and device is not value:
+            outcome = "rotated"
+        else:
+            outcome = "created" if value is None else "refreshed"
+        born = next((r.born for r in (device, value) if r is not None), self.count)
+        self.rows = [r for r in self.rows if r is not value and r is not device]
+        fields = (asked.type, asked.environment, asked.user_id, asked.token_hash)
+        self.rows.append(Row(asked.app_name, asked.token, *fields, name, born))
+        return outcome
+
+    def end(self, session: bytes) -> None:
+        self.sessions.pop(session, None)
+        self.rows = [row for row in self.rows if row.session != session]
+
+    def remove(self, user_id: str, token: str) -> None:
+        self.rows = [r for r in self.rows if (r.user_id, r.token) != (user_id, token)]
+
+    def stored(self) -> set[tuple[object, ...]]:
+        """Return the rows, without what a fresh name is."""
+        return {
+            (r.app_name, r.token, r.type, r.environment, r.user_id, r.session, r.device_id)
+            for r in self.rows
+        }
+
+
+class Machine(RuleBasedStateMachine):
+    """Does to the database what it does to the model."""
+
+    url = ""
+
+    @initialize()
+    def begin(self) -> None:
+        self.model = Model()
+        self.connection = connect(self.url)
+        self.connection.execute("DELETE FROM user_sessions")
+        self.identity: dict[int, tuple[object, ...]] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "connection"):
+            self.connection.close()
+
+    @rule(session=st.sampled_from(list(SESSIONS)))
+    def sign_in(self, session: bytes) -> None:
+        self.model.sessions[session] = SESSIONS[session]
+        self.connection.execute(
+            "INSERT INTO user_sessions (token_hash, user_id) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [session, SESSIONS[session]],
+        )
+
+    @rule(session=st.sampled_from(list(SESSIONS)))
+    def log_out(self, session: bytes) -> None:
+        self.model.end(session)
+        self.connection.execute("DELETE FROM user_sessions WHERE token_hash = %s", [session])
+        self.check()
+
+    @rule(user_id=st.sampled_from("abc"), token=st.sampled_from(VALUES))
+    def remove(self, user_id: str, token: str) -> None:
+        self.model.remove(user_id, token)
+        self.connection.execute(
+            "DELETE FROM push_tokens WHERE user_id = %s AND token = %s", [user_id, token]
+        )
+        self.check()
+
+    @rule(asked=asking)
+    def register(self, asked: Registration) -> None:
+        if asked.user_id == "c":  # somebody else's credentials
+            asked = asked._replace(user_id=SESSIONS[asked.token_hash])
+        outcome = self.model.register(asked)
+        (result,) = run(self.connection, [asked])
+        assert (result and result.outcome) == outcome
+        rows = self.check()
+        if result:
+            (row,) = (
+                r for r in rows if (r["app_name"], r["token"]) == (asked.app_name, asked.token)
+            )
+            assert result.row == {name: row[name] for name in result.row}
+
+    @rule(group=st.lists(asking, min_size=2, max_size=4))
+    def register_together(self, group: list[Registration]) -> None:
+        """A round is as if its members had come one after the other, in some order."""
+        together = [group[place] for place in rounds(group)[0]]
+        could_be = []
+        for order in permutations(together):
+            model = self.model.copy()
+            for asked in order:
+                model.register(asked)
+            could_be.append(model)
+        results, _ = run_all(self.connection, together)
+        for asked, result in zip(together, results, strict=True):
+            live = self.model.sessions.get(asked.token_hash) == asked.user_id
+            assert (result is not None) == live
+        stored = self.stored(self.rows())
+        self.model = next((model for model in could_be if model.stored() == stored), None)
+        assert self.model, f"{stored} is none of {[model.stored() for model in could_be]}"
+        self.adopt()
+
+    def rows(self) -> list[dict[str, object]]:
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute("SELECT * FROM push_tokens").fetchall()
+
+    def stored(self, rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
+        names = ("app_name", "token", "type", "environment", "user_id", "session_hash")
+        return {
+            (*(row[name] for name in names), row["device_id"] if row["device_id"] in IDS else None)
+            for row in rows
+        }
+
+    def adopt(self) -> None:
+        """Take who is whose successor from the table, where a round may say it either way."""
+        self.model.count += 1000
+        self.identity = {}
+        found = {(row["app_name"], row["token"]): row for row in self.rows()}
+        for row in self.model.rows:
+            self.model.count += 1
+            row.born = self.model.count
+            self.identity[row.born] = self.kept(found[row.app_name, row.token])
+
+    def kept(self, row: dict[str, object]) -> tuple[object, ...]:
+        return row["id"], row["created_at"]
+
+    def check(self) -> list[dict[str, object]]:
+        rows = self.rows()
+        assert self.stored(rows) == self.model.stored()
+        assert len({(r["user_id"], r["app_name"], r["device_id"]) for r in rows}) == len(rows)
+        found = {(row["app_name"], row["token"]): row for row in rows}
+        for row in self.model.rows:
+            there = found[row.app_name, row.token]
+            assert self.identity.setdefault(row.born, self.kept(there)) == self.kept(there)
+            assert row.device_id is not None or len(there["device_id"]) == ID_LENGTH
+        return rows
+
+
+def test_any_sequence_leaves_what_the_rules_say(migrated, database):
+    Machine.url = migrated[0]
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

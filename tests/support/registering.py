@@ -1,0 +1,53 @@
+"""What drives `app.registry.registration` straight over psycopg."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from app.registry.registration import (
+    SESSION_SETTINGS,
+    Raced,
+    Registered,
+    Registration,
+    register,
+    rounds,
+)
+
+
+def connect(url: str, **options: Any) -> psycopg.Connection[Any]:
+    """Open a connection that registers all day."""
+    connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, **options)
+    for setting in SESSION_SETTINGS:
+        connection.execute(setting, prepare=False)
+    return connection
+
+
+def run(
+    connection: psycopg.Connection[Any], asked: Sequence[Registration]
+) -> list[Registered | Raced | None]:
+    """Register one round; return what became of each."""
+    steps, rows = register(asked), None
+    while True:
+        try:
+            statement, parameters = steps.send(rows)
+        except StopIteration as end:
+            return end.value
+        rows = connection.execute(statement, parameters).fetchall()
+
+
+def run_all(
+    connection: psycopg.Connection[Any], asked: Sequence[Registration], tries: int = 100
+) -> tuple[list[Registered | None], int]:
+    """Register all, whoever lost a race alone and again; return the results, and races lost."""
+    results: list[Registered | Raced | None] = [None] * len(asked)
+    lost = 0
+    for places in rounds(asked):
+        for place, result in zip(places, run(connection, [asked[n] for n in places]), strict=True):
+            results[place] = result
+        for place in places:
+            while isinstance(results[place], Raced):
+                lost += 1
+                assert lost < tries * len(asked), "lost every race"
+                (results[place],) = run(connection, [asked[place]])
+    return results, lost

@@ -122,8 +122,8 @@ def test_all_who_wait_are_written_by_one_statement(group, gates, alice, database
     rows = [future.result(10) for future in futures]
     assert gates.sizes == [40]
     assert [row["token"] for row in rows] == [f"t{n}" for n in range(40)]
-    stored = {row["token"]: row["id"] for row in database.push_tokens()}
-    assert {row["token"]: row["id"] for row in rows}.items() <= stored.items()
+    stored = {row["token"]: row["device_id"] for row in database.push_tokens()}
+    assert {row["token"]: row["device_id"] for row in rows}.items() <= stored.items()
 
 
 def test_a_large_crowd_is_written_in_groups_of_a_bounded_size(group, gates, alice):
@@ -146,7 +146,7 @@ def test_of_the_same_push_token_the_last_one_wins_and_each_gets_its_own_answer(
         *(("alice", "gcm"), ("bob", "apn"), ("alice", "apn"), ("bob", "gcm"))
     ]
     (stored,) = [row for row in database.push_tokens() if row["token"] == "t"]
-    assert {row["id"] for row in rows} == {stored["id"]}
+    assert {row["device_id"] for row in rows} == {stored["device_id"]}
     assert {row["created_at"] for row in rows} == {stored["created_at"]}
     assert (stored["user_id"], stored["type"]) == ("bob", "gcm")
     assert stored["session_hash"] == bob.token_hash
@@ -343,7 +343,7 @@ def test_nothing_is_acknowledged_before_its_commit(registrar, gates, alice, data
     with psycopg.connect(database_url, autocommit=True) as other:
         for number in range(20):
             row = registrar.register(asked(alice, f"t{number}"))
-            seen = other.execute("SELECT 1 FROM push_tokens WHERE id = %s", (row["id"],))
+            seen = other.execute("SELECT 1 FROM push_tokens WHERE id = %s", (row["device_id"],))
             assert seen.fetchone()
     assert gates.connections[0].autocommit
 

@@ -274,9 +274,10 @@ class TestList:
             database.execute(
                 "INSERT INTO push_tokens"
                 " (id, device_id, app_name, token, type, user_id, session_hash)"
-                " SELECT %s, 'new' || random(), 'new', %s, 'gcm', user_id, token_hash"
+                " SELECT %s, %s, 'new', %s, 'gcm', user_id, token_hash"
                 " FROM user_sessions LIMIT 1",
-                *(f"id{number * 50:06}x", f"new{number}"),
+                *[f"id{number * 50:06}x"] * 2,
+                f"new{number}",
             )
         assert len(visited) == len(set(visited))
         assert stays - {f"id{n * 99:06}" for n in range(30)} <= set(visited)
@@ -533,7 +534,8 @@ def fill(database, rows: int, end: str = "") -> None:
     database.execute(
         "INSERT INTO push_tokens"
         " (id, device_id, app_name, token, type, user_id, session_hash)"
-        " SELECT 'id' || lpad(n::text, 6, '0'), n::text, 'app', 'token' || n || %s, 'gcm',"
+        " SELECT 'id' || lpad(n::text, 6, '0'), 'id' || lpad(n::text, 6, '0'), 'app',"
+        " 'token' || n || %s, 'gcm',"
         " 'u' || n,"
         f" sha256(n::text::bytea) FROM generate_series(0, {rows - 1}) n",
         end,

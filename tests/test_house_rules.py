@@ -52,7 +52,7 @@ def test_only_who_answers_a_caller_commits():
         "cli/sessions.py",
         "database/retries.py",
         "identity/confirmation.py",
-        "server/registration_writer.py",
+        "server/writer.py",
         "services.py",
         "transfer/push_token_import.py",
         "transfer/session_import.py",

@@ -63,4 +63,4 @@ def answer(registered: Registered, record: RequestRecord) -> Answer:
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", record.request_id.encode()),
     ]
-    return Answer(200, headers, [body])
+    return Answer(200, headers, body)

@@ -28,9 +28,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_QUEUED = 500  # requests that wait for a thread; more would only wait to be too late
 MAX_BUFFERED = 64 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
-MAX_UNSENT = 96 * 1024 * 1024  # bytes of large answers that a worker keeps at a time
-LARGE = 1024 * 1024  # bytes from which an answer is large
-SLICE = 256 * 1024  # bytes of an answer that are sent at a time
 
 
 class GoneError(Exception):
@@ -57,7 +54,6 @@ class Front:
         self._threads = Threads("request", number, MAX_QUEUED, seconds)
         self._monitoring = Threads("monitoring", 1, 20, seconds)
         self._buffered = 0  # bytes of bodies
-        self._unsent = 0  # bytes of large answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or open and close what the worker needs (ASGI)."""
@@ -140,27 +136,16 @@ class Front:
                 return None, False
 
     async def _send(self, answer: Answer, send: Send) -> None:
-        size = sum(map(len, answer.chunks))
-        is_large = size > LARGE
-        if is_large and self._unsent + size > MAX_UNSENT:
-            # Counted and logged as answered already; the sender comes back for the rest.
-            answer = json_answer(503, errors.unavailable().body, None)
-            is_large = False
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-        )
-        if not is_large:
-            await send({"type": "http.response.body", "body": b"".join(answer.chunks)})
-            return
-        self._unsent += size
+        """Send an answer; of a long one a further part is made when the client has taken it."""
+        status, headers, body, more = answer
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         try:
-            for chunk in answer.chunks:
-                for start in range(0, len(chunk), SLICE):
-                    part = chunk[start : start + SLICE]
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            self._unsent -= size
+            while more and body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                body = await self._threads.run(more)
+        except (bodies.CutShortError, UnavailableError):
+            return  # without the end of the body, the connection is closed
+        await send({"type": "http.response.body", "body": body})
 
 
 def refusal(error: Exception, record: RequestRecord) -> Answer:
@@ -187,4 +172,4 @@ def json_answer(
         fields.append((name.lower().encode(), value.encode()))
     if record:
         fields.append((b"x-request-id", record.request_id.encode()))
-    return Answer(status, fields, [data])
+    return Answer(status, fields, data)

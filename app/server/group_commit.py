@@ -190,6 +190,9 @@ class GroupCommit:
                 return error
             if again and isinstance(error, errors.LockNotAvailable):
                 return await self._write_around_locks(members)
+            if len(members) == 1 and not isinstance(error, RETRYABLE):
+                members[0].tell(error)
+                return None
             for waiter in members:
                 self._alone.add(waiter)
         else:

@@ -326,7 +326,7 @@ class Protocol(HttpToolsProtocol):
             lines += (name, b": ", value, b"\r\n")
         if not keep_alive:
             lines.append(b"connection: close\r\n")
-        return b"".join((*lines, b"\r\n", *answer.chunks))
+        return b"".join((*lines, b"\r\n", answer.body))
 
     def _leave_to_view(self, fast: FastCycle, *, is_broken: bool = False) -> None:
         """Have Flask answer a request that came by the fast path."""

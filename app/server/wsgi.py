@@ -2,7 +2,9 @@
 
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -12,12 +14,19 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
+PART = 256 * 1024  # bytes of a body that is made in parts, made at a time
+
+
 class Answer(NamedTuple):
-    """A response, its body in the pieces in which it was made."""
+    """A response: the start of its body, and a function that returns what follows, if any does.
+
+    The function is to be called in a thread until it returns nothing.
+    """
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    chunks: list[bytes]
+    body: bytes
+    more: Callable[[], bytes] | None = None
 
 
 class BrokenBody(io.RawIOBase):
@@ -66,20 +75,42 @@ def environ_of(scope: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]])
 
 
 def call(app: Flask, environ: "WSGIEnvironment") -> Answer:
-    """Have Flask answer a request."""
+    """Have Flask answer a request.
+
+    A long body that Flask makes in parts is not made ahead of its client: each further part is
+    made, in this call's context, when it is asked for.
+    """
     head: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         head[:] = status, headers
 
-    body = app(environ, start_response)
-    try:
-        chunks = [chunk for chunk in body if chunk]
-    finally:
-        if close := getattr(body, "close", None):
+    context = copy_context()
+    parts = context.run(app, environ, start_response)
+    iterator = iter(parts)
+    close = getattr(parts, "close", lambda: None)
+
+    def more() -> bytes:
+        try:
+            body = b"".join(_until(iterator, PART))
+        except BaseException:
             close()
+            raise
+        if len(body) < PART:
+            close()
+        return body
+
+    body = context.run(more)
     status, headers = head
-    return Answer(int(status.split(" ", 1)[0]), _encoded(headers), chunks)
+    rest = partial(context.run, more) if len(body) >= PART else None
+    return Answer(int(status.split(" ", 1)[0]), _encoded(headers), body, rest)
+
+
+def _until(parts: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield parts until they have `size` bytes or more together, or there are no more."""
+    while size > 0 and (part := next(parts, None)) is not None:
+        size -= len(part)
+        yield part
 
 
 def guard(app: Flask, environ: "WSGIEnvironment") -> Answer | None:
@@ -92,7 +123,7 @@ def guard(app: Flask, environ: "WSGIEnvironment") -> Answer | None:
         except Exception as error:
             response = app.finalize_request(app.handle_user_exception(error))
             return Answer(
-                response.status_code, _encoded(response.headers.items()), [response.get_data()]
+                response.status_code, _encoded(response.headers.items()), response.get_data()
             )
 
 

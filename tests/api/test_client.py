@@ -211,9 +211,9 @@ class TestList:
 
     def test_lists_the_100_latest_renewed(self, client, alice, database):
         database.execute(
-            "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id,"
-            " session_hash, updated_at) SELECT n, n, 'app', n, 'gcm', 'alice', %s,"
-            " now() - n * interval '1 s' FROM generate_series(1, 150) n",
+            "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash,"
+            " updated_at) SELECT n, n, 'app', n, 'gcm', 'alice', %s, now() - n * interval '1 s'"
+            " FROM generate_series(1, 150) n",
             alice.token_hash,
         )
         listed = client.get(URL, headers=alice.headers).json["tokens"]

@@ -115,8 +115,7 @@ def test_a_database_in_trouble_is_503(client, alice, monkeypatch, error):
     def fail(*_):
         raise error
 
-    registrar = client.application.extensions["push_registry"].registrar
-    monkeypatch.setattr(registrar, "register", fail)
+    monkeypatch.setattr(push_tokens, "register", fail)
     answer = client.post(URL, json=body(id="x"), headers=alice.headers)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"

@@ -323,9 +323,10 @@ class TestList:
             database.execute(
                 "INSERT INTO push_tokens"
                 " (id, device_id, app_name, token, type, user_id, session_hash)"
-                " SELECT %s, 'new' || random(), 'new', %s, 'gcm', user_id, token_hash"
+                " SELECT %s, %s, 'new', %s, 'gcm', user_id, token_hash"
                 " FROM user_sessions LIMIT 1",
-                *(f"id{number * 50:06}x", f"new{number}"),
+                *[f"id{number * 50:06}x"] * 2,
+                f"new{number}",
             )
         assert len(visited) == len(set(visited))
         assert stays - {f"id{n * 99:06}" for n in range(30)} <= set(visited)

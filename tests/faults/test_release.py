@@ -101,6 +101,9 @@ def test_expand_backfill_and_contract_fail_no_request_of_either_release(
     migrate(url, "downgrade", BEFORE)
     with opened(url) as database:
         assert len(database.push_tokens()) == before >= ROWS
-    with serve(url, root=release, python=python) as old, load(f"127.0.0.1:{old.port}", callers) as again:
+    with (
+        serve(url, root=release, python=python) as old,
+        load(f"127.0.0.1:{old.port}", callers) as again,
+    ):
         time.sleep(3)
     assert not again.failures()

@@ -84,8 +84,8 @@ def test_a_dry_run_counts_and_leaves_all(run, register, database):
 
 def test_keeps_a_users_100_latest_seen_unless_told_otherwise(run, database, alice):
     database.execute(
-        "INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash, updated_at)"
-        " SELECT n, 'app', lpad(n::text, 3, '0'), 'gcm', 'alice', %s,"
+        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash,"
+        " updated_at) SELECT n, n, 'app', lpad(n::text, 3, '0'), 'gcm', 'alice', %s,"
         " now() - n * interval '1 second' FROM generate_series(1, 150) n",
         alice.token_hash,
     )

@@ -1,43 +1,48 @@
-"""gunicorn's workers, live: what gevent patches, what signals do, who keeps whom waiting."""
+"""gunicorn's workers, live: what signals do, how a worker ends, who waits for whom."""
 
 import json
 import os
-import random
 import signal
 import socket
 import time
-import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
-import gevent
-import gevent.socket
+import pytest
 
-from app.server.worker import OneSend
 from tests.support.factories import body
-from tests.support.live import Live, serve
+from tests.support.live import Live, ask, family, serve
+from tests.support.load import load
 
 URL = "/api/v1/push.token"
 
 
 def post(live: Live, caller, **fields: object) -> dict[str, object]:
-    request = urllib.request.Request(
-        live.url + URL,
-        json.dumps(body(**fields)).encode(),
-        {**caller.headers, "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    status, _, said = ask(live, URL, body(**fields), **caller.headers)
+    assert status == 200, said
+    return json.loads(said)
 
 
-def test_a_worker_waits_for_postgresql_without_keeping_others_waiting(database_url):
-    with (
-        serve(database_url, "tests.support.inspected:app") as live,
-        urllib.request.urlopen(f"{live.url}/inspect") as answer,
-    ):
-        said = json.load(answer)
-    assert said == {"waits_in_c": False, "lock": "gevent.thread"}
+def workers(live: Live) -> set[int]:
+    """Return the process ids of the workers that there are now."""
+    return set(family(live.process.pid)[1:])
+
+
+def wait_for(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_clients_that_send_a_byte_and_stop_keep_nobody_waiting(live, alice):
@@ -58,28 +63,84 @@ def test_two_instances_run_side_by_side(database_url, live, alice):
 
 
 def test_a_worker_that_is_killed_is_replaced(database_url, alice):
-    with serve(database_url, WEB_CONCURRENCY="1") as live:
+    with serve(database_url) as live:
         post(live, alice)
-        children = f"/proc/{live.process.pid}/task/{live.process.pid}/children"
-        with open(children) as file:
-            (worker,) = file.read().split()
-        os.kill(int(worker), signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while not live.says_yes("/readyz"):
-            assert time.monotonic() < deadline
+        (worker,) = workers(live)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: is_gone(worker) and live.says_yes("/readyz"))
         assert post(live, alice)["success"]
 
 
-def test_hup_replaces_the_workers(database_url, alice):
+def test_hup_replaces_the_workers_and_fails_no_request(database_url, database):
     with serve(database_url, workers=2) as live:
-        before = live.workers()
-        live.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 30
-        while not live.is_renewed(before):
-            assert time.monotonic() < deadline, "the workers are the same"
-            assert post(live, alice)["success"]
-            time.sleep(0.02)
-        assert post(live, alice)["success"]
+        before = workers(live)
+        callers = [database.sign_in(f"u{number}") for number in range(8)]
+        with load(f"127.0.0.1:{live.port}", callers, pace=0.01) as clients:
+            live.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: not before & workers(live) and len(workers(live)) == 2, 30)
+            time.sleep(0.5)
+        assert clients.acknowledged() > 100
+        assert not clients.failures()
+
+
+def test_a_worker_ends_in_time_at_whatever_moment_it_is_told(database_url):
+    """Also in the instants after its fork, when gunicorn's handlers were the master's."""
+    with serve(database_url) as live:
+        for number in range(12):
+            before = workers(live)
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+            start = time.monotonic()
+            wait_for(lambda before=before: all(map(is_gone, before)))
+            assert time.monotonic() - start < 2
+            wait_for(lambda before=before: workers(live) - before)
+            time.sleep(number * 0.04)  # from the fork on, through all of the start
+        wait_for(lambda: live.says_yes("/readyz"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_that_is_told_to_end_cleans_up(database_url, tmp_path, number):
+    ended = {"PUSH_TOKENS_ENDED": str(tmp_path)}
+    with serve(database_url, "tests.support.inspected:app", **ended) as live:
+        (worker,) = workers(live)
+        os.kill(worker, number)
+        wait_for(lambda: is_gone(worker))
+        assert [path.name for path in tmp_path.iterdir()] == [str(worker)]
+
+
+def test_the_service_ends_at_once_when_nothing_waits(database_url, alice):
+    with serve(database_url, workers=2) as live:
+        post(live, alice)
+        idle = socket.create_connection(("127.0.0.1", live.port))
+        stalled = socket.create_connection(("127.0.0.1", live.port))
+        stalled.sendall(b"POST /api/v1/logout HTTP/1.1\r\nContent-Length: 9\r\n\r\nx")
+        time.sleep(0.1)
+        start = time.monotonic()
+        live.process.send_signal(signal.SIGTERM)
+        assert live.process.wait(10) == 0
+        assert time.monotonic() - start < 3
+        idle.close()
+        stalled.close()
+
+
+def test_workers_end_with_their_master(database_url):
+    with pytest.raises(AssertionError, match="-9"), serve(database_url, workers=2) as live:
+        before = workers(live)
+        live.process.kill()
+    wait_for(lambda: all(map(is_gone, before)), 5)
+
+
+def test_workers_are_recycled_and_no_request_fails(database_url, database, tmp_path):
+    settings = tmp_path / "recycling.py"
+    settings.write_text(
+        "from app.gunicorn_conf import *\nmax_requests, max_requests_jitter = 200, 50\n"
+    )
+    callers = [database.sign_in(f"u{number}") for number in range(8)]
+    with serve(database_url, workers=2, config=str(settings)) as live:
+        before = workers(live)
+        with load(f"127.0.0.1:{live.port}", callers, pace=0.01) as clients:
+            wait_for(lambda: not before & workers(live), 30)
+        assert not clients.failures()
 
 
 def test_no_header_says_where_a_request_goes(live):
@@ -90,20 +151,58 @@ def test_no_header_says_where_a_request_goes(live):
     assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
-def test_an_answer_says_when_it_was_made(live):
-    head, _, _ = live.exchange(
-        b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
-    ).partition(b"\r\n\r\n")
-    (date,) = [line for line in head.split(b"\r\n") if line.startswith(b"Date: ")]
-    said = parsedate_to_datetime(date.removeprefix(b"Date: ").decode())
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_an_answer_says_when_it_was_made(live, path):
+    _, headers, _ = ask(live, path, method="GET")
+    said = parsedate_to_datetime(headers["Date"])
     assert abs((datetime.now(UTC) - said).total_seconds()) < 3
 
 
-def test_what_does_not_fit_the_sockets_buffer_is_sent_too():
-    ours, theirs = gevent.socket.socketpair()
-    whole = random.randbytes(3_000_000)
-    with ours, theirs:
-        client = OneSend(ours)
-        sender = gevent.spawn(lambda: (client.sendall(whole), client.flush(), ours.close()))
-        assert theirs.makefile("rb").read() == whole
-        sender.get()
+class TestThreads:
+    """What Flask answers waits for a thread; the event loop, health and metrics wait for none."""
+
+    @pytest.fixture
+    def pool(self):
+        with ThreadPoolExecutor(610) as pool:
+            yield pool
+
+    @pytest.fixture
+    def held(self, database_url, database, alice, bob, pool):
+        """A service all of whose threads wait for a lock on the session of alice."""
+        settings = {"DATABASE_POOL_SIZE": "2", "DATABASE_LOCK_TIMEOUT": "4"}
+        with serve(database_url, **settings) as live:
+            post(live, bob)
+            with database.connection.transaction():
+                database.execute("SELECT 1 FROM user_sessions WHERE user_id = 'alice' FOR UPDATE")
+                logouts = [
+                    pool.submit(ask, live, "/api/v1/logout", {}, **alice.headers)
+                    for _ in range(10)
+                ]
+                time.sleep(0.5)
+                yield live
+            statuses = [logout.result()[0] for logout in logouts]
+        assert statuses.count(200) >= 1
+        assert set(statuses) <= {200, 401}
+
+    @pytest.mark.parametrize(("path", "seconds"), [("/healthz", 0.25), ("/metrics", 1)])
+    def test_health_and_metrics_are_answered(self, held, path, seconds):
+        start = time.monotonic()
+        assert ask(held, path, method="GET")[0] == 200
+        assert time.monotonic() - start < seconds
+
+    def test_others_register(self, held, bob):
+        for number in range(20):
+            start = time.monotonic()
+            assert post(held, bob, value=f"v{number}")["success"]
+            assert time.monotonic() - start < 0.25
+
+    def test_a_full_queue_is_503_at_once_and_says_when(self, held, alice, pool):
+        start = time.monotonic()
+        logouts = [
+            pool.submit(ask, held, "/api/v1/logout", {}, **alice.headers) for _ in range(600)
+        ]
+        wait_for(lambda: any(logout.done() for logout in logouts))
+        assert time.monotonic() - start < 3
+        status, headers, said = next(one.result() for one in logouts if one.done())
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert json.loads(said) == {"success": False, "error": "Service unavailable"}

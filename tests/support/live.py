@@ -105,12 +105,13 @@ def serve(
     probe: str = "/readyz",
     workers: int = 1,
     python: str = sys.executable,
+    config: str = "python:app.gunicorn_conf",
     **environ: str,
 ) -> Iterator[Live]:
     """Run gunicorn on a database until the end of the `with`; what it logs may go to a file.
 
-    `root` is the checkout whose code serves, `probe` what says that it does. All workers serve
-    when it begins: one that is told to end while it starts does not hear it.
+    `root` is the checkout whose code serves, by the packages of `python`; `probe` says that it
+    does. All workers serve when it begins.
     """
     port = free_port()
     settings = {
@@ -121,7 +122,7 @@ def serve(
     }
     with log.open("ab") if log else nullcontext() as stderr:
         process = subprocess.Popen(
-            [python, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app],
+            [python, "-m", "gunicorn", "-c", config, app],
             cwd=root,
             env={**os.environ, **settings, **environ},
             stderr=stderr,

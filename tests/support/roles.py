@@ -1,5 +1,6 @@
 """The roles of deploy/postgresql/roles.sql, under names of a test run's own."""
 
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ def psql(url: str, script: str, *arguments: str) -> None:
     """Apply a script; stop at the first error."""
     command = [str(embedded.binaries() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *arguments]
     command.append(url)
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    # A script drops what may not be there, and a notice says that it was not.
+    environ = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
+    done = subprocess.run(
+        command, input=script, env=environ, capture_output=True, text=True, check=False
+    )
     assert not done.stderr, done.stderr
     assert not done.returncode
 

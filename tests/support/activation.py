@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,7 +42,11 @@ class SocketUnit:
             env={**os.environ, **settings},
             pass_fds=(descriptor,),
         )
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.service.kill()  # its workers end by themselves
+            raise
 
     def stop(self) -> float:
         """Stop gunicorn as `systemctl stop` does; return the seconds that it took."""
@@ -85,11 +90,17 @@ class SocketUnit:
         """Ask gunicorn itself; return status and body."""
         return self.ask("GET", path)
 
-    def wait_until_ready(self, seconds: float = 30) -> None:
-        """Wait until /readyz says 200."""
+    def is_ready(self) -> bool:
+        """Tell whether /readyz says 200; no answer is a no."""
+        with suppress(TimeoutError):
+            return self.ask("GET", "/readyz", timeout=5)[0] == 200
+        return False
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        """Wait until it takes requests: a busy machine takes long to start it."""
         assert self.service
         deadline = time.monotonic() + seconds
-        while self.get("/readyz")[0] != 200:
+        while not self.is_ready():
             assert self.service.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
             time.sleep(0.05)

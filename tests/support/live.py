@@ -129,7 +129,7 @@ def serve(
         )
     live = Live(process, port)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not live.says_yes(probe) or (workers > 1 and live.serving() < workers):
             assert process.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"

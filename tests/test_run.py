@@ -93,5 +93,5 @@ def test_a_database_of_an_earlier_release_is_filled(new_database):
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
     with psycopg.connect(url) as connection:
-        query = "SELECT DISTINCT environment FROM push_tokens"
-        assert connection.execute(query).fetchall() == [("production",)]
+        query = "SELECT DISTINCT environment, device_id = id FROM push_tokens"
+        assert connection.execute(query).fetchall() == [("production", True)]

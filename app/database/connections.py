@@ -1,6 +1,7 @@
 """Opens connections to PostgreSQL, for every pool and command."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -67,8 +68,13 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
         problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
         raise ConfigError("DATABASE_POOLER", problem)
 
-    def connect(lock_timeout: float = settings.database_lock_timeout, **kwargs: Any) -> Connection:
-        limits = {"synchronous_commit": "on"}  # what is answered with 200 survives a crash
+    def connect(
+        lock_timeout: float = settings.database_lock_timeout,
+        session: Mapping[str, str] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> Connection:
+        # What is answered with 200 survives a crash.
+        limits = {"synchronous_commit": "on", **session}
         if not batch:
             limits["lock_timeout"] = _milliseconds(lock_timeout)
             limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)

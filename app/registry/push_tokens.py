@@ -42,6 +42,8 @@ def register(asked: Registration) -> Registered | None:
     Raises LostRaceError where another registration of the same instant was first.
     """
     connection = db.session.connection()
+    settings = registration.SESSION_SETTINGS.items()
+    db.session.execute(select(*(func.set_config(name, value, True) for name, value in settings)))
     steps = registration.register([asked])
     statement, parameters = next(steps)
     while True:

@@ -224,8 +224,8 @@ SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
 # itself PostgreSQL plans again for each lone registration, and a plan made while the tables were
 # empty would read them whole.
 # Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
-SESSION_SETTINGS = (
-    "SET jit = off",
-    "SET plan_cache_mode = force_generic_plan",
-    "SET enable_seqscan = off",
-)
+SESSION_SETTINGS = {
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}

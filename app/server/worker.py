@@ -35,8 +35,8 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
         """
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for number in ENDING:
-            signal.signal(number, lambda *_: sys.exit(0))
+        for number in ENDING:  # not by an exception: an import may swallow that
+            signal.signal(number, lambda *_: os._exit(0))
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.signal(signal.SIGABRT, self.handle_abort)
         signal.siginterrupt(signal.SIGUSR1, False)

@@ -75,8 +75,5 @@ class Writer:
         return self._exchange
 
     def _open(self) -> Connection:
-        connection = self._connect(autocommit=True, lock_timeout=self._lock_timeout)
-        # Behind a pooler nothing is prepared: a plan is made for each statement, and fits it.
-        for setting in () if connection.limits else registration.SESSION_SETTINGS:
-            connection.execute(setting, prepare=False)
-        return connection
+        more = {"lock_timeout": self._lock_timeout, "session": registration.SESSION_SETTINGS}
+        return self._connect(autocommit=True, **more)

@@ -9,6 +9,7 @@ import pytest
 
 from app.database import embedded
 from tests.support.clusters import DATABASE, Cluster
+from tests.support.committing import Gates, asked, committing
 from tests.support.databases import migrate, opened
 from tests.support.factories import Caller, body
 from tests.support.live import free_port
@@ -76,17 +77,24 @@ def caller(cluster: Cluster) -> Iterator[Caller]:
         database.execute("DELETE FROM user_sessions")
 
 
-def test_every_connection_is_encrypted(cluster, new_app, caller):
+def test_every_connection_is_encrypted(cluster, new_app, caller, monkeypatch):
     client = new_app(database_url=over_tls(cluster)).test_client()
     assert client.post(PATH, json=body(), headers=caller.headers).status_code == 200
     assert len(client.get(PATH, headers=caller.headers).json["tokens"]) == 1
+    with committing(Gates(over_tls(cluster)), monkeypatch) as commit:
+        members = [commit.submit(asked(caller, f"{n}" * 500)) for n in range(100)]
+        assert all(member.result(10) for member in members)
+        check_encryption(cluster, at_least=2)  # of the pool and of the hot path
     assert client.get("/readyz").status_code == 200
+
+
+def check_encryption(cluster: Cluster, at_least: int) -> None:
     with opened(cluster.url()) as database:
         encrypted = database.rows(
             "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
             " WHERE application_name = 'push-token-registry'"
         )
-    assert len(encrypted) >= 2  # of the pool and of the hot path
+    assert len(encrypted) >= at_least
     assert all(row["ssl"] for row in encrypted)
 
 

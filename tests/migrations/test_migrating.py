@@ -244,7 +244,7 @@ def test_an_index_whose_build_is_cut_short_is_built_by_the_next_deployer(deploye
             time.sleep(0.05)
         holder.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE query LIKE 'CREATE INDEX CONCURRENTLY ix_try%'"
+            " WHERE query LIKE 'CREATE INDEX CONCURRENTLY % ix_try%'"
             " AND datname = current_database()"
         )
         assert end(process)[0] != 0

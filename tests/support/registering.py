@@ -18,8 +18,8 @@ from app.registry.registration import (
 def connect(url: str, **options: Any) -> psycopg.Connection[Any]:
     """Open a connection that registers all day."""
     connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, **options)
-    for setting in SESSION_SETTINGS:
-        connection.execute(setting, prepare=False)
+    for name, value in SESSION_SETTINGS.items():
+        connection.execute(f"SET {name} = {value}", prepare=False)
     return connection
 
 

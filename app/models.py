@@ -50,7 +50,7 @@ db = SQLAlchemy(model_class=Base)
 
 
 class UserSession(db.Model):  # type: ignore[name-defined,misc]
-    """A sign-in: whoever holds the auth token is this user until it ends."""
+    """A sign-in: who has its auth token acts as this user until it ends."""
 
     __tablename__ = "user_sessions"
     __table_args__ = (
@@ -89,7 +89,7 @@ def is_valid_session(max_age: int | None = None) -> ColumnElement[bool]:
     """Give the condition under which a session lets its user in.
 
     It is live, and where an identity provider confirmed it, that was within so many seconds; None
-    leaves that aside. What was issued or announced here needs nobody to confirm it.
+    leaves that aside. What was issued or announced here needs no confirmation.
     """
     if max_age is None:
         return is_live()
@@ -119,7 +119,7 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
 
     id: Mapped[Opaque] = mapped_column(
-        primary_key=True, comment="The row's own id, which nobody outside sees but as a cursor."
+        primary_key=True, comment="The row's own id, internal: shown only as a cursor of the list."
     )
     app_name: Mapped[Opaque] = mapped_column(comment="The app's name, as the app gives it.")
     token: Mapped[Opaque] = mapped_column(
@@ -152,7 +152,7 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
 
 
 class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
-    """What a service that sends shows: whoever has the key may do what its scopes say."""
+    """API key of a service that sends; its scopes say which calls it may make."""
 
     __tablename__ = "service_keys"
     __table_args__ = (

@@ -22,7 +22,7 @@ class Services:
     settings: Settings
     connect: Callable[..., Connection]
     confirmation: Confirmation | None = None  # None: sessions are only known here
-    openapi: bytes | None = None  # the document, once somebody has asked
+    openapi: bytes | None = None  # the document, once it was asked for
 
     def retrying(self, verb: Callable[[], T]) -> T:
         """Run a verb within the deadline of a request; see `retries.retrying`."""

@@ -38,7 +38,7 @@ from app.registry import push_tokens, sessions
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
 USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
 
-# What a backfill writes: before revision 0004 nobody could say anything else, and before 0008 the
+# What a backfill writes: before revision 0004 there was nothing else, and before 0008 the
 # row's id was the device's name.
 FILLING = {"environment": PRODUCTION, "device_id": PushToken.id}
 UNFILLED = text(

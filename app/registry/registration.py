@@ -1,12 +1,12 @@
 """The hot path: registering push tokens, one or a hundred at once.
 
-Nothing here talks to the database. `register` is a generator: it yields statements, whoever drives
-it executes each one, in autocommit or all in one transaction, and sends the rows back.
+Nothing here talks to the database. `register` is a generator: it yields statements, and its
+caller executes each one and sends the rows back, in autocommit where there are several members.
 
 Nearly every registration renews a row whose user and device stay, or is the first of a value and
 of a device: one statement. What moves to another user, rotates or gets a name goes on to the
 second one: it locks all rows at stake, deletes them, and inserts what takes their place. No unique
-key is ever violated: a row that somebody else inserted at that very moment is left alone, and the
+key is ever violated: a row that another transaction inserted at that moment is left alone, and the
 member is to be tried again.
 """
 
@@ -68,7 +68,7 @@ Rows = Sequence[Sequence[Any]]
 def rounds(asked: Sequence[Registration]) -> list[list[int]]:
     """Split registrations so that no round has a push token or a device twice.
 
-    Returns their places in `asked`, in order. One round nearly always; who comes second is
+    Returns their places in `asked`, in order. One round nearly always; the second of two is
     answered as if they had come alone.
     """
     places: list[list[int]] = []

@@ -7,8 +7,9 @@ was not written.
 
 All writers lock in one order: sessions by token_hash, then registrations by (app_name, token); who
 inserts a row holds all other locks by then, and inserts in that order. But devices have another
-order, and a row that one deletes another one inserts: so nobody waits to insert. Who would add or
-take away a row claims its value and its device by advisory locks, and leaves what is claimed.
+order, and a row that one deletes another one inserts: so no one waits to insert. A statement that
+adds or removes a row first claims its value and its device by advisory locks, without waiting, and
+leaves alone what another one has claimed.
 
 Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn
 into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has no choice of
@@ -78,7 +79,7 @@ WITH signed_in AS MATERIALIZED (
 ),"""  # noqa: S608 (no value of a caller)
 
 # Renews the rows whose user and device stay, and adds those of new values and new devices. A row
-# that somebody changes meanwhile is not where it was; it is left to REPLACE, like all others.
+# that is changed meanwhile is not where it was; it is left to REPLACE, like all others.
 REGISTER = f"""{SIGNED_IN}
 found AS MATERIALIZED (
     SELECT s.*, {_of_value("ctid", "s")} AS stored

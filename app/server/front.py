@@ -31,7 +31,7 @@ MAX_BUFFERED = 64 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
 
 
 class GoneError(Exception):
-    """The client has gone; nobody waits for an answer."""
+    """The client has closed the connection."""
 
 
 class Front:

@@ -16,7 +16,7 @@ _HIDDEN = "(not logged)"
 class NoRequestText(logging.Filter):
     """Take the text of requests out of gunicorn's messages.
 
-    A header that it cannot read may be somebody's auth token, and a URI may hold a push token.
+    A header that it cannot read may be a user's auth token, and a URI may hold a push token.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

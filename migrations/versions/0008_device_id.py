@@ -57,7 +57,7 @@ def upgrade() -> None:
     )
     op.execute(
         "COMMENT ON COLUMN push_tokens.id IS"
-        " 'The row''s own id, which nobody outside sees but as a cursor.'"
+        " 'The row''s own id, internal: shown only as a cursor of the list.'"
     )
     op.execute(
         "COMMENT ON COLUMN push_tokens.type IS"

@@ -5,8 +5,10 @@ one over 64 KiB is read only after its service key was checked. `/healthz` is an
 loop itself, whatever threads and database do.
 """
 
+import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -27,7 +29,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_QUEUED = 500  # requests that wait for a thread; more would only wait to be too late
-MAX_BUFFERED = 64 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
+MAX_BUFFERED = 40 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
+LARGE = 1024 * 1024  # bytes of a body that is worked on by itself: it takes memory several times
 
 
 class GoneError(Exception):
@@ -53,6 +56,7 @@ class Front:
         number, seconds = settings.database_pool_size + asking, settings.request_deadline
         self._threads = Threads("request", number, MAX_QUEUED, seconds)
         self._monitoring = Threads("monitoring", 1, 20, seconds)
+        self._large = asyncio.Lock()
         self._buffered = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,17 +95,23 @@ class Front:
         is_monitoring = environ["PATH_INFO"] in ("/metrics", "/readyz")
         threads = self._monitoring if is_monitoring else self._threads
         body = bytearray()
+        size = 0
         try:
-            refused, is_complete = await self._read(scope, receive, environ, body)
-            if refused is None:
+            try:
+                answer, is_complete = await self._read(scope, receive, environ, body)
+            finally:
+                size = len(body)
+            if answer is None:
                 is_broken = scope["state"].get("is_broken", False)
-                environ["wsgi.input"] = wsgi.BrokenBody() if is_broken else io.BytesIO(body)
-                refused = await threads.run(lambda: wsgi.call(self._app, environ))
+                environ["wsgi.input"] = wsgi.BrokenBody() if is_broken else io.BytesIO(bytes(body))
+                body.clear()
+                async with self._large if size > LARGE else nullcontext():
+                    answer = await threads.run(lambda: wsgi.call(self._app, environ))
         finally:
-            self._buffered -= len(body)
+            self._buffered -= size
         if not is_complete:
-            refused.headers.append((b"connection", b"close"))
-        return refused
+            answer.headers.append((b"connection", b"close"))
+        return answer
 
     async def _read(
         self, scope: Scope, receive: Receive, environ: Mapping[str, Any], body: bytearray

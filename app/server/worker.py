@@ -5,12 +5,13 @@ stay as it is when HUP brings new code.
 """
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvloop
@@ -19,6 +20,8 @@ from uvicorn import Config, Server
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 SWEEP = 0.25  # seconds between two looks at the deadlines of connections
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_BLOCK = 256 * 1024  # bytes
 # Seconds for which a thread keeps the interpreter while the event loop waits for it: 5 ms, the
 # default, would be the least that a request beside a busy thread takes.
 SWITCH_INTERVAL = 0.0005
@@ -55,6 +58,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until a signal, or the number of requests, ends the worker."""
         sys.setswitchinterval(SWITCH_INTERVAL)
+        _return_large_blocks()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -103,6 +107,15 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
             for connection in list(self._server.server_state.connections):
                 if connection.deadline <= now:  # type: ignore[union-attr]
                     connection.expire()  # type: ignore[union-attr]
+
+
+def _return_large_blocks() -> None:
+    """Have the memory of large bodies and answers go back to the system when it is freed.
+
+    glibc raises the size from which it does so to that of the largest block that was freed.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 class QuietServer(Server):

@@ -68,7 +68,7 @@ def ask(
     live: Live, path: str, fields: object = None, method: str = "POST", **headers: str
 ) -> tuple[int, Message, str]:
     """Make a call; return status, headers and body."""
-    data = None if fields is None else json.dumps(fields).encode()
+    data = json.dumps(fields).encode() if isinstance(fields, dict | list) else fields
     request = urllib.request.Request(live.url + path, data, method=method)
     for name, value in {"Content-Type": "application/json", **headers}.items():
         request.add_header(name.replace("_", "-"), value)

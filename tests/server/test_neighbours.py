@@ -1,0 +1,140 @@
+"""No request of one caller delays others' registrations by more than a quarter of a second.
+
+One worker; the largest requests that each call allows, several at once, and hostile ones of the
+same size, while another user registers. Measured from outside.
+"""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.factories import body
+from tests.support.live import Live, ask, family, serve
+
+AT_ONCE = 3
+DELAY = 0.25  # seconds
+MEMORY = 300 * 1024  # KiB
+CROWD = 43_200  # registrations of one user, a day's within nginx's limits
+LONG = "é" * 127  # 254 bytes
+NOW = datetime.now(UTC).isoformat()
+
+
+def hashed(number: int) -> str:
+    return f"{number:042d}A="
+
+
+def verdict(number: int) -> dict[str, object]:
+    return {
+        "appName": LONG,
+        "value": f"{number:06d}" + "ü" * 1021,
+        "provider": "fcm",
+        "status": 404,
+        "error": "UNREGISTERED",
+        "sentAt": NOW,
+    }
+
+
+LOOKUP, LIST = "/api/v1/push.tokens.lookup", "/api/v1/push.tokens.list"
+FEEDBACK, PUT = "/api/v1/push.tokens.feedback", "/api/v1/sessions.put"
+REVOKE, OWN = "/api/v1/sessions.revoke", "/api/v1/push.token"
+REQUESTS = {
+    "lookup": (LOOKUP, {"userIds": [f"{number:04d}{LONG[:125]}" for number in range(1000)]}),
+    "lookup of crowds": (LOOKUP, {"userIds": [f"crowd{number}" for number in range(1000)]}),
+    "lookup of one": (LOOKUP, {"userIds": ["alice"]}),
+    "list": (LIST, {"count": 1000}),
+    "feedback": (FEEDBACK, {"results": [verdict(number) for number in range(1000)]}),
+    "put": (
+        PUT,
+        {
+            "sessions": [
+                {"userId": LONG, "hashedToken": hashed(n), "expiresAt": NOW} for n in range(1000)
+            ]
+        },
+    ),
+    "revoke": (
+        REVOKE,
+        {"userId": LONG, "exceptHashedTokens": [hashed(n) for n in range(1000)]},
+    ),
+    "zeros": (LOOKUP, b'{"userIds":[' + b"0," * 500_000 + b"0]}"),
+    "empty objects": (FEEDBACK, b'{"results":[' + b"{}," * 5_000_000 + b"{}]}"),
+    "brackets": (FEEDBACK, b"[" * 16_000_000),
+    "one long string": (FEEDBACK, b'{"results":"' + b"x" * 16_000_000 + b'"}'),
+    "own list": (OWN, None),
+}
+
+
+@pytest.fixture(scope="module")
+def crowded(database_url: str):
+    with serve(database_url) as live:
+        yield live
+
+
+def resident(live: Live) -> int:
+    """Return the most memory that the worker has had, in KiB."""
+    (worker,) = family(live.process.pid)[1:]
+    (line,) = [
+        line
+        for line in Path(f"/proc/{worker}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
+    return int(line.split()[1])
+
+
+def fill(database, alice) -> None:
+    """Give one user 43,200 registrations, and 1,000 users 60 each."""
+    insert = (
+        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
+        " SELECT v, v, 'app', v || repeat('x', 150), 'gcm', u, %s FROM "
+    )
+    database.execute(
+        insert + f"(SELECT 'a' || n AS v, 'alice' AS u FROM generate_series(1, {CROWD}) n) made",
+        alice.token_hash,
+    )
+    database.execute(
+        insert + "(SELECT u || '-' || n AS v, 'crowd' || u AS u"
+        " FROM generate_series(0, 999) u, generate_series(1, 60) n) made",
+        alice.token_hash,
+    )
+    database.execute("VACUUM ANALYZE push_tokens")
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_largest_requests_delay_no_registration(crowded, database, alice, bob, issue, name):
+    fill(database, alice)
+    keys = issue("lookup", "feedback", "sessions")
+    path, fields = REQUESTS[name]
+    data = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    headers = {**alice.headers, **keys}
+    ended = threading.Event()
+    statuses: list[int] = []
+
+    def send() -> None:
+        while not ended.is_set():
+            if fields is None:
+                status = ask(crowded, path, method="GET", **headers)[0]
+            else:
+                status = ask(crowded, path, data, **headers)[0]
+            statuses.append(status)
+
+    delays = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        senders = [pool.submit(send) for _ in range(AT_ONCE)]
+        try:
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                start = time.monotonic()
+                status, _, said = ask(crowded, OWN, body(value="neighbour"), **bob.headers)
+                delays.append(time.monotonic() - start)
+                assert status == 200, said
+        finally:
+            ended.set()
+        for sender in senders:
+            sender.result()
+    assert set(statuses) <= {200, 400, 413, 503}
+    assert sorted(delays)[-1] < DELAY, (max(delays), len(delays), statuses[:3])
+    assert resident(crowded) < MEMORY

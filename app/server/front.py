@@ -8,7 +8,7 @@ loop itself, whatever threads and database do.
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import nullcontext
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
@@ -29,8 +29,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_QUEUED = 500  # requests that wait for a thread; more would only wait to be too late
-MAX_BUFFERED = 40 * 1024 * 1024  # bytes of bodies that a worker keeps at a time
-LARGE = 1024 * 1024  # bytes of a body that is worked on by itself: it takes memory several times
+MAX_BUFFERED = 40 * 1024 * 1024  # bytes of bodies up to LARGE that a worker keeps at a time
+# Bytes of a body that is read and parsed while others of its size are not read on: orjson takes
+# five times as much while it parses.
+LARGE = 1024 * 1024
 
 
 class GoneError(Exception):
@@ -57,7 +59,7 @@ class Front:
         self._threads = Threads("request", number, MAX_QUEUED, seconds)
         self._monitoring = Threads("monitoring", 1, 20, seconds)
         self._large = asyncio.Lock()
-        self._buffered = 0  # bytes of bodies
+        self._buffered = 0  # bytes of bodies that are not large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or open and close what the worker needs (ASGI)."""
@@ -94,56 +96,62 @@ class Front:
         environ[request_log.KEY] = record
         is_monitoring = environ["PATH_INFO"] in ("/metrics", "/readyz")
         threads = self._monitoring if is_monitoring else self._threads
-        body = bytearray()
-        size = 0
-        try:
-            try:
-                answer, is_complete = await self._read(scope, receive, environ, body)
-            finally:
-                size = len(body)
+        async with AsyncExitStack() as stack:
+            body, answer, is_complete = await self._read(scope, receive, environ, stack)
             if answer is None:
                 is_broken = scope["state"].get("is_broken", False)
-                environ["wsgi.input"] = wsgi.BrokenBody() if is_broken else io.BytesIO(bytes(body))
-                body.clear()
-                async with self._large if size > LARGE else nullcontext():
-                    answer = await threads.run(lambda: wsgi.call(self._app, environ))
-        finally:
-            self._buffered -= size
+                environ["wsgi.input"] = wsgi.BrokenBody() if is_broken else io.BytesIO(body)
+                del body
+                answer = await threads.run(lambda: wsgi.call(self._app, environ))
         if not is_complete:
             answer.headers.append((b"connection", b"close"))
         return answer
 
     async def _read(
-        self, scope: Scope, receive: Receive, environ: Mapping[str, Any], body: bytearray
-    ) -> tuple[Answer | None, bool]:
+        self,
+        scope: Scope,
+        receive: Receive,
+        environ: Mapping[str, Any],
+        stack: AsyncExitStack,
+    ) -> tuple[bytes, Answer | None, bool]:
         """Read a body as far as its limit and one byte more; tell if that is all of it.
 
-        Returns the guard's answer instead where that refuses the caller.
+        Returns the guard's answer instead where that refuses the caller. The stack gives back what
+        a body takes of the worker's memory.
         """
         limit = bodies.limit_of(environ["PATH_INFO"])
         length = environ.get("CONTENT_LENGTH", "0")
         announced = int(length) if length.isdecimal() else 0
         if announced > limit:
-            return None, False  # Flask refuses it by its length
-        is_checked = False
+            return b"", None, False  # Flask refuses it by its length
+        body, is_known, is_large = bytearray(), False, False
+        stack.callback(self._release, small := [0])
         while True:
-            if max(announced, len(body)) > bodies.MAX_BODY and not is_checked:
+            size = max(announced, len(body))
+            if size > bodies.MAX_BODY and not is_known:
                 refused = await self._threads.run(lambda: wsgi.guard(self._app, dict(environ)))
                 if refused:
-                    return refused, False
-                is_checked = True
+                    return b"", refused, False
+                is_known = True
+            if size > LARGE and not is_large:
+                await stack.enter_async_context(self._large)
+                is_large = True
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise GoneError
-            chunk = message["body"]
-            if self._buffered + len(chunk) > MAX_BUFFERED:
-                raise UnavailableError("too many bytes of bodies wait")
-            body += chunk
-            self._buffered += len(chunk)
+            body += message["body"]
+            if not is_large:
+                small[0] += len(message["body"])
+                self._buffered += len(message["body"])
+                if self._buffered > MAX_BUFFERED:
+                    raise UnavailableError("too many bytes of bodies wait")
             if not message.get("more_body"):
-                return None, True
+                return bytes(body), None, True
             if len(body) > limit:
-                return None, False
+                return bytes(body), None, False
+
+    def _release(self, size: list[int]) -> None:
+        self._buffered -= size[0]
 
     async def _send(self, answer: Answer, send: Send) -> None:
         """Send an answer; of a long one a further part is made when the client has taken it."""

@@ -16,6 +16,8 @@ import pytest
 from tests.support.factories import body
 from tests.support.live import Live, ask, family, serve
 
+pytestmark = pytest.mark.slow  # by itself: what runs beside it would be measured too
+
 AT_ONCE = 3
 DELAY = 0.25  # seconds
 MEMORY = 300 * 1024  # KiB

@@ -16,7 +16,7 @@ from app import limits
 from app.api import bodies, service_schemas
 from app.config import ROOT
 from app.registry import feedback, push_tokens
-from app.server import protocol
+from app.server import http
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -116,8 +116,8 @@ def test_the_contract_has_the_limits_of_the_code():
         "`appName`": limits.MAX_APP_NAME,
         "`userId`, also in `X-User-Id`": limits.MAX_USER_ID,
         "`id`": limits.MAX_DEVICE_ID,
-        "path and query": protocol.MAX_LINE,
-        "request head": protocol.MAX_HEAD,
+        "path and query": http.MAX_LINE,
+        "request head": http.MAX_HEAD,
         "body of an app's call": bodies.MAX_BODY,
         "values in a body over 64 KiB": bodies.MAX_SEPARATORS,
         "registrations of a user in one answer": push_tokens.MAX_OF_USER,

@@ -118,13 +118,13 @@ def test_what_the_previous_release_writes_needs_no_filling(expanded, run, column
     assert run() == ROWS
 
 
+# The one column that has triggers.
+OF_DEVICES = pytest.mark.parametrize("column", ["device_id"], indirect=True)
+
+
+@OF_DEVICES
 class TestTriggers:
     """What the previous release writes beside the next one, at revision 0009."""
-
-    @pytest.fixture(autouse=True)
-    def of_device_id(self, column) -> None:
-        if column != "device_id":
-            pytest.skip("only the one column has triggers")
 
     def device_id(self, url: str, change: str) -> str:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -145,10 +145,9 @@ class TestTriggers:
         assert self.device_id(expanded, "device_id = 'mine'") == "mine"
 
 
-def test_what_both_left_of_one_device_is_merged(expanded, run, column):
+@OF_DEVICES
+def test_what_both_left_of_one_device_is_merged(expanded, run):
     """The latest renewed stays; revisions after 0009 are for when the previous release is gone."""
-    if column != "device_id":
-        pytest.skip("nothing to merge")
     run()
     with psycopg.connect(expanded, autocommit=True) as connection:
         connection.execute("INSERT INTO user_sessions (token_hash, user_id) VALUES ('x', 'x')")

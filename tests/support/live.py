@@ -68,7 +68,8 @@ def ask(
     live: Live, path: str, fields: object = None, method: str = "POST", **headers: str
 ) -> tuple[int, Message, str]:
     """Make a call; return status, headers and body."""
-    data = json.dumps(fields).encode() if isinstance(fields, dict | list) else fields
+    is_sent_as_it_is = fields is None or isinstance(fields, bytes)
+    data = fields if is_sent_as_it_is else json.dumps(fields).encode()
     request = urllib.request.Request(live.url + path, data, method=method)
     for name, value in {"Content-Type": "application/json", **headers}.items():
         request.add_header(name.replace("_", "-"), value)

@@ -223,7 +223,7 @@ class TestDeadlines:
             start = time.monotonic()
             with pytest.raises(UnavailableError):
                 commit.register(asked(alice, "t"))
-            assert 0.3 <= time.monotonic() - start < 2
+            assert 0.29 < time.monotonic() - start < 2  # the loop's clock counts milliseconds
 
     def test_who_waits_too_long_gives_up_and_harms_nobody(
         self, gates, alice, database, monkeypatch

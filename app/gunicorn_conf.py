@@ -17,9 +17,7 @@ from app.server.worker import ENDING
 settings = Settings.from_env()
 
 bind = f"127.0.0.1:{settings.port}"
-# One a core. Tried with 1, 2, 3 and 4 on two cores that also ran PostgreSQL and the load, at 64
-# connections: 3,800, 5,600, 4,400 and 4,800 registrations/s, p99 31, 24, 33 and 32 ms. More of
-# them write smaller groups (group_commit.py), and each takes 61 MiB.
+# One a core: more of them write smaller groups (group_commit.py), and each takes its memory.
 workers = settings.web_concurrency
 worker_class = "app.server.worker.EventLoopWorker"
 # A worker whose event loop does not run for so long is killed. Waiting for PostgreSQL does not

@@ -52,8 +52,9 @@ WORDS: dict[str, tuple[str, Any]] = {
     ),
     "hashedToken": ("base64 of the SHA-256 of the auth token.", HASH),
     "id": (
-        "Names the device, so that its next push token takes the place of this one.",
-        "pixel-8",
+        "Names the device within its user and app, so that its next push token takes the place of"
+        " this one: Android's `ANDROID_ID`, on iOS a UUID that the app keeps.",
+        "3f2a9c41d07be586",
     ),
     "payloadValid": ("The sender knows that the payload was right.", False),
     "provider": ("Who said it.", "fcm"),

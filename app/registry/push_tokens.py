@@ -1,4 +1,4 @@
-"""Verbs on push tokens. They never commit; registering, which does, is in registrar.py."""
+"""Verbs on push tokens. They never commit."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -19,7 +19,7 @@ class Registry(url: String, private val userId: String, private val authToken: S
     /**
      * Register at every start of the app; [type] is `apn` or `gcm`.
      *
-     * Keep the `_id` of the answer on the device and give it as [id] from then on: when Google
+     * [id] names the device, the same at each start: `Settings.Secure.ANDROID_ID`. When Google
      * changes the push token, the new one takes the place of the old one.
      */
     fun register(type: String, value: String, appName: String, id: String? = null): String {

@@ -24,8 +24,8 @@ struct Registry {
 
     /// Register at every start of the app, in `didRegisterForRemoteNotificationsWithDeviceToken`.
     ///
-    /// Keep the `_id` of the answer on the device and give it as `id` from then on: when Apple
-    /// changes the push token, the new one takes the place of the old one.
+    /// `id` names the device, the same at each start: a UUID that the app keeps in the keychain.
+    /// When Apple changes the push token, the new one takes the place of the old one.
     func register(
         deviceToken: Data, appName: String, id: String? = nil
     ) async throws -> Registration {

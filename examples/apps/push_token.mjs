@@ -27,8 +27,8 @@ export class Registry {
   /**
    * Register at every start of the app; `type` is `apn` or `gcm`.
    *
-   * Keep the `_id` of the answer on the device and give it as `id` from then on: when Apple or
-   * Google change the push token, the new one takes the place of the old one.
+   * `id` names the device, the same at each start: a UUID that the app keeps, or the `_id` of the
+   * first answer. When the push token changes, the new one takes the place of the old one.
    */
   async register(type, value, appName, id) {
     const fields = JSON.stringify({ type, value, appName, id }); // leaves out an undefined id

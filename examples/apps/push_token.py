@@ -34,8 +34,8 @@ class Registry:
     def register(self, type_: str, value: str, app_name: str, id_: str | None = None) -> Answer:
         """Register at every start of the app; `type_` is `apn` or `gcm`.
 
-        Keep the `_id` of the answer on the device and give it as `id_` from then on: when Apple
-        or Google change the push token, the new one takes the place of the old one.
+        `id_` names the device, the same at each start: a UUID that the app keeps, or the `_id` of
+        the first answer. When the push token changes, the new one takes the place of the old one.
         """
         fields = {"type": type_, "value": value, "appName": app_name}
         if id_:

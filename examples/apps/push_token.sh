@@ -7,8 +7,8 @@
 #   push_token.sh log_out
 #
 # REGISTRY_URL, USER_ID and AUTH_TOKEN come from the environment. Ends with 4 when the session has
-# ended: sign in again, then register again. Keep the `_id` of the answer of `register` and give it
-# as ID from then on: the next push token of this device then takes the place of this one.
+# ended: sign in again, then register again. ID names the device, the same at each start: a name that
+# the device keeps. The next push token of this device then takes the place of this one.
 set -euo pipefail
 
 # A JSON string: quotes and backslashes escaped. Push tokens and app names have no newlines.

@@ -157,7 +157,7 @@ def test_a_herd_with_the_same_unknown_credentials_asks_once_a_worker(judged, por
 
 
 class TestTls:
-    """The same under TLS, as gevent waits there by other means."""
+    """The same under TLS, where bytes may wait in the library's buffer."""
 
     @pytest.fixture
     def environ(self, port, tmp_path):

@@ -39,7 +39,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     request_log.init_app(app)
     bodies.init_app(app)
     errors.init_app(app)
-    for blueprint in (client.registration_bp, client.bp, service.bp, monitoring.bp, page.bp):
+    for blueprint in (client.bp, service.bp, monitoring.bp, page.bp):
         app.register_blueprint(blueprint)
     cli.init_app(app)
     return app

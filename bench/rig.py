@@ -63,8 +63,20 @@ def device_id(number: int) -> str:
 def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None:
     """Replace all that is stored by `rows` registrations of `users` signed-in users.
 
-    In one transaction: what an ended load still had under way waits, and finds its row.
+    In one transaction: what an ended load still had under way waits, and finds its row. Where that
+    holds a lock already, the two wait for each other: then it is done again.
     """
+    while True:
+        try:
+            _fill(connection, rows, users)
+            break
+        except psycopg.errors.DeadlockDetected:
+            continue
+    connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
+    connection.execute("CHECKPOINT")
+
+
+def _fill(connection: psycopg.Connection, rows: int, users: int) -> None:
     hashes = [hashlib.sha256(auth_token(n).encode()).digest() for n in range(users)]
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("TRUNCATE user_sessions CASCADE")
@@ -80,8 +92,6 @@ def fill(connection: psycopg.Connection, rows: int, users: int = 10_000) -> None
                 user, name = number % users, device_id(number)
                 row = name, name, "chat.example", token, kind, f"user{user}", hashes[user]
                 copy.write_row(row)
-    connection.execute("VACUUM (ANALYZE) push_tokens, user_sessions")
-    connection.execute("CHECKPOINT")
 
 
 def write_known(

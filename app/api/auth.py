@@ -82,6 +82,21 @@ def require_service_key() -> None:
         raise errors.forbidden()
 
 
+def checks_session(view: View) -> View:
+    """Mark a view whose own statement checks the session, so that it is not asked for twice."""
+    view.checks_session = True  # type: ignore[attr-defined]
+    return view
+
+
+def require_session_of_view() -> None:
+    """Require a valid session, or only its headers before a view that checks it; else 401."""
+    view = current_app.view_functions[str(request.endpoint)]
+    if getattr(view, "checks_session", False):
+        require_credentials()
+    else:
+        require_session()
+
+
 def require_session() -> None:
     """Require a valid session, as `g.credentials`; 401 without one."""
     require_credentials()

@@ -8,23 +8,25 @@ from werkzeug.exceptions import BadRequest
 
 from app import metrics, services
 from app.api import errors, schemas
-from app.api.auth import require_credentials, require_session, with_valid_session
+from app.api.auth import (
+    checks_session,
+    require_session,
+    require_session_of_view,
+    with_valid_session,
+)
 from app.api.bodies import body_fields, query_fields
 from app.models import UserSession
 from app.registry import push_tokens, sessions
 from app.registry.registration import Registration
 
 bp = Blueprint("client", __name__, url_prefix="/api/v1")
-bp.before_request(require_session)
-
-# The statement that registers checks the session too.
-registration_bp = Blueprint("registration", __name__, url_prefix="/api/v1")
-registration_bp.before_request(require_credentials)
+bp.before_request(require_session_of_view)
 
 Answer = dict[str, Any]
 
 
-@registration_bp.post("/push.token")
+@bp.post("/push.token")
+@checks_session
 def register_push_token() -> Answer:
     """Bind a device's push token to the signed-in user, for as long as the session lives.
 

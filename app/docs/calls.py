@@ -112,7 +112,7 @@ _TOKENS = {"tokens": [REGISTRATION], "success": True}
 _ENDED = {"sessions": 1, "tokens": 0, "success": True}
 
 CALLS: dict[str, Call] = {
-    "registration.register_push_token": Call(
+    "client.register_push_token": Call(
         "Apps",
         "Registered",
         {"result": REGISTRATION, "success": True},

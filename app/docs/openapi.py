@@ -75,7 +75,7 @@ def _security_of(app: Flask, rule: Rule) -> tuple[Json, str]:
     if auth.require_service_key in guards:
         view: Any = app.view_functions[rule.endpoint]
         return {"security": [{"serviceKey": []}]}, view.scope
-    if auth.require_session in guards or auth.require_credentials in guards:
+    if auth.require_session_of_view in guards:
         return {"security": [{"userId": [], "authToken": []}]}, ""
     return {}, ""
 

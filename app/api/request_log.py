@@ -4,10 +4,11 @@ The same for all ways to be answered: by a view, by the fast path, or refused be
 """
 
 import logging
+import os
 import re
 import secrets
-import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
@@ -16,6 +17,7 @@ from flask import Flask, Response, request
 from app import metrics
 
 UNKNOWN = "unknown"  # the route of what is not there
+STDERR = 2
 KEY = "push_registry.request"  # in the WSGI environment
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
@@ -61,7 +63,12 @@ class RequestRecord:
         }
         if self.service is not None:
             line["service"] = self.service
-        sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
+        # A log that is full, or whose reader has ended, stops no request. Not by sys.stderr, which
+        # would keep what it could not write.
+        with suppress(OSError):
+            os.write(
+                STDERR, orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+            )
 
 
 def _begin() -> None:

@@ -30,7 +30,6 @@ def is_plain(headers: Mapping[bytes, bytes]) -> bool:
         and length.isdigit()
         and int(length) <= MAX_BODY
         and b"expect" not in headers
-        and b"upgrade" not in headers
     )
 
 

@@ -12,7 +12,7 @@ from tests.support.chromium import browse
 from tests.support.factories import body
 from tests.support.parts import part
 
-REGISTER = "#operations-Apps-registration_register_push_token"
+REGISTER = "#operations-Apps-client_register_push_token"
 
 
 @pytest.mark.parametrize(

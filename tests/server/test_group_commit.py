@@ -100,6 +100,7 @@ def test_a_confirmation_is_as_old_as_each_member_allows(commit, database):
     assert [row is not None for row in rows] == [False, True, True]
 
 
+@pytest.mark.slow
 class TestLocks:
     @pytest.fixture
     def holder(self, database_url):
@@ -303,6 +304,7 @@ def test_a_crowd_that_crosses_values_and_devices_fails_nobody(
     assert len(values) == len(set(values)) <= 5
 
 
+@pytest.mark.slow
 def test_a_logout_of_43_200_registrations_delays_no_other(commit, alice, bob, database):
     """Others are written within a quarter of a second, whatever the session's own wait for."""
     database.execute(

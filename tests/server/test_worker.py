@@ -83,6 +83,7 @@ def test_hup_replaces_the_workers_and_fails_no_request(database_url, database):
         assert not clients.failures()
 
 
+@pytest.mark.slow
 def test_a_worker_ends_in_time_at_whatever_moment_it_is_told(database_url):
     """Also in the instants after its fork, when gunicorn's handlers were the master's."""
     with serve(database_url) as live:
@@ -108,6 +109,7 @@ def test_a_worker_that_is_told_to_end_cleans_up(database_url, tmp_path, number):
         assert [path.name for path in tmp_path.iterdir()] == [str(worker)]
 
 
+@pytest.mark.slow
 def test_the_service_ends_at_once_when_nothing_waits(database_url, alice):
     with serve(database_url, workers=2) as live:
         post(live, alice)
@@ -160,6 +162,7 @@ def test_an_answer_says_when_it_was_made(live, path):
     assert abs((datetime.now(UTC) - said).total_seconds()) < 3
 
 
+@pytest.mark.slow
 class TestThreads:
     """What Flask answers waits for a thread; the event loop, health and metrics wait for none."""
 

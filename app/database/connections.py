@@ -30,18 +30,6 @@ class Connection(psycopg.Connection[Any]):
     patience: float | None = None
     limits: str | None = None  # behind a pooler, the query by which a transaction sets its limits
 
-    def fetch(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
-        """Run one statement in autocommit within the limits, and return its rows.
-
-        Behind a pooler the two queries go out together and are one transaction.
-        """
-        if not self.limits:
-            return self.execute(statement, parameters).fetchall()
-        with self.pipeline():
-            self.execute(self.limits)
-            cursor = self.execute(statement, parameters)
-        return cursor.fetchall()  # after the pipeline's end, which is the commit
-
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Run one exchange with the server; OperationalError when it takes over `patience`."""
         try:

@@ -1,7 +1,7 @@
 """Classifies errors: worth a retry, unavailable (503), or neither; names them for the log."""
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import errors
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -20,11 +20,6 @@ class LostRaceError(Exception):
 def original(error: BaseException) -> BaseException:
     """Return the driver's error within one of SQLAlchemy's, any other error as it is."""
     return (error.orig or error) if isinstance(error, DBAPIError) else error
-
-
-def is_broken(connection: psycopg.BaseConnection) -> bool:
-    """Tell whether the connection is lost, not only a statement on it failed."""
-    return connection.closed or connection.pgconn.status != pq.ConnStatus.OK
 
 
 def is_end(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 Debian 12's is 1.18, which knows no prepared statements and refuses `options` at the start.
 """
 
+import asyncio
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ from app import create_app
 from app.config import ConfigError, Settings
 from app.database import embedded
 from app.database.connections import connector
+from app.database.exchange import Exchange
 from app.models import db
 from tests.support.activation import SocketUnit
 from tests.support.clusters import DATABASE, Cluster
@@ -186,10 +188,16 @@ def test_every_transaction_has_the_limits(app):
         ("statement_timeout", "5s"),
         ("synchronous_commit", "on"),
     ]
-    with connector(app.extensions["push_registry"].settings)(
-        autocommit=True, prepare_threshold=0
-    ) as connection:
-        assert connection.fetch(settings, {"names": list(names)}) == expected
+
+    async def of_the_hot_path() -> list[tuple[str, str]]:
+        connect = connector(app.extensions["push_registry"].settings)
+        exchange = Exchange(connect(autocommit=True), silence=6)
+        try:
+            return await exchange.fetch(settings, {"names": f"{{{','.join(names)}}}"})
+        finally:
+            exchange.close()
+
+    assert asyncio.run(of_the_hot_path()) == expected
     with app.app_context():
         for _ in range(2):
             found = db.session.connection().exec_driver_sql(settings, {"names": list(names)})

@@ -50,7 +50,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
 
         The master has imported some for its configuration, as they were when it started.
         """
-        for name in [name for name in sys.modules if name.startswith("app.")]:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
             if name not in ("app.gunicorn_conf", __name__):
                 del sys.modules[name]
         super().load_wsgi()

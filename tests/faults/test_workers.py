@@ -126,10 +126,16 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
     unit.start(cluster.url(), ROOT_OF_APP=str(release))
     assert unit.get("/healthz")[1] == b'{"status":"ok"}'
-    config, monitoring = release / "app" / "config.py", release / "app" / "api" / "monitoring.py"
-    config.write_text(config.read_text() + '\nRELEASE = "next"\n')
-    changed = monitoring.read_text().replace('{"status": "ok"}', '{"status": config.RELEASE}')
-    monitoring.write_text(changed.replace("from app import ", "from app import config, "))
+    wait_for(lambda: len(unit.serving()) == 2)  # one that loads meanwhile would get half of it
+    package, config, monitoring = (
+        release / "app" / name for name in ("__init__.py", "config.py", "api/monitoring.py")
+    )
+    package.write_text(package.read_text() + '\nRELEASE = "ne"\n')
+    config.write_text(config.read_text() + '\nRELEASE = "xt"\n')
+    changed = monitoring.read_text().replace('"ok"', "app.RELEASE + config.RELEASE")
+    monitoring.write_text(
+        changed.replace("from app import ", "import app\nfrom app import config, ")
+    )
     with load(address, callers, 0.05) as clients:
         os.kill(unit.service.pid, signal.SIGHUP)
         deadline = time.monotonic() + 20

@@ -57,6 +57,10 @@ class SocketUnit:
         self.service = None
         return time.monotonic() - begin
 
+    def serving(self) -> list[int]:
+        """Return the process ids of the workers whose event loop runs: they have loaded all."""
+        return [pid for pid in self.workers() if "anon_inode:[eventpoll]" in _opened(pid)]
+
     def workers(self) -> list[int]:
         """Return the process ids of gunicorn's workers."""
         assert self.service
@@ -111,3 +115,10 @@ class SocketUnit:
             self.stop()
         self._listener.close()
         self.path.unlink()
+
+
+def _opened(pid: int) -> list[str]:
+    """Return what the file descriptors of a process are of."""
+    with suppress(FileNotFoundError):
+        return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return []

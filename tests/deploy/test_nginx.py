@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.activation import SocketUnit
-from tests.support.factories import body
+from tests.support.factories import Caller, body
 from tests.support.parts import part
 from tests.support.proxy import BESIDE, NO_LIMITS, SITE, Proxy, nginx
 
@@ -213,7 +213,32 @@ def test_a_user_who_floods_gets_429_and_others_do_not(site, database, alice, bob
     assert refused[0].json.keys() == {"success", "error"}
     assert "too many requests" in str(refused[0].json["error"])
     assert ask(site, "POST", PATH, body(value="b"), home, **said(bob)).status == 200
-    assert ask(site, "POST", PATH, body(), office, **said(alice)).status == 200
+    other = database.sign_in("alice")
+    assert ask(site, "POST", PATH, body(value="c"), office, **said(other)).status == 200
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [f"198.51.100.{number}" for number in range(60)],
+        [f"2001:db8:{number:x}::1" for number in range(60)],
+    ],
+)
+def test_a_session_that_floods_from_many_addresses_gets_429(site, alice, addresses):
+    statuses = [ask(site, "GET", PATH, None, one, **said(alice)).status for one in addresses]
+    assert statuses[:21] == [200] * 21
+    assert statuses.count(429) > 20
+
+
+def test_addresses_of_one_ipv6_network_share_a_users_limit(site):
+    def status(address: str, auth_token: str) -> int:
+        forged = {"X_User_Id": "carol", "X_Auth_Token": auth_token}
+        return ask(site, "GET", PATH, None, address, **forged).status
+
+    statuses = [status(f"2001:db8:1:{number:x}::1", str(number)) for number in range(60)]
+    assert statuses[:21] == [401] * 21
+    assert statuses.count(429) > 20
+    assert status("2001:db8:1:100::1", "x") == 401
 
 
 def test_nobody_uses_up_another_users_share(site, alice):
@@ -239,7 +264,7 @@ def flood(site: Proxy, address: str, count: int) -> int:
     ("address", "same", "other"),
     [
         ("192.0.2.10", "192.0.2.10", "192.0.2.11"),
-        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"),
+        ("2001:db8:0:100::1", "2001:db8:0:1ff:ffff::2", "2001:db8:0:200::1"),
     ],
 )
 def test_an_address_that_floods_gets_429_an_ipv6_network_as_one(site, address, same, other):
@@ -416,6 +441,16 @@ def test_beside_rocketchat_a_logout_ends_the_session_here_too(beside, rocketchat
     assert chat(beside, "POST", PATH, body(), alice).status == 401
 
 
+def test_beside_rocketchat_a_flood_of_logouts_gets_429(beside, rocketchat):
+    caller = Caller("alice", "x" * 43)
+    answers = [chat(beside, "POST", "/api/v1/logout", None, caller) for _ in range(30)]
+    assert [answer.text for answer in answers[:21]] == ["chat"] * 21
+    assert answers[-1].status == 429
+    assert answers[-1].headers["Retry-After"] == "2"
+    assert answers[-1].json["success"] is False
+    assert len(rocketchat.asked) < 30
+
+
 def test_rocketchat_answers_a_logout_when_the_registry_is_away(folder, rocketchat, alice):
     with nginx(folder / "gone", folder / "gone.sock", rocketchat=rocketchat.port) as proxy:
         assert chat(proxy, "POST", "/api/v1/logout", {"a": 1}, alice).text == "chat"
@@ -427,6 +462,7 @@ def test_the_sites_agree_on_what_a_registration_may_cost():
     first, second = SITE.read_text(), BESIDE.read_text()
     for line in (
         "limit_req zone=push_token_users burst=20 nodelay;",
+        "limit_req zone=push_token_sessions burst=20 nodelay;",
         "limit_req zone=push_token_addresses burst=200 nodelay;",
         "proxy_next_upstream error non_idempotent;",
         "error_page 502         = @push_token_again;",

@@ -18,8 +18,11 @@ help: ## Show this help
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+$(BIN)/push-tokens: app/cli/push-tokens.sh | $(BIN)/python
+	@install -m 755 $< $@
+
 # One stamp a set of dependencies: `make run` needs no test tools.
-$(VENV)/%.installed: requirements-%.txt | $(BIN)/python
+$(VENV)/%.installed: requirements-%.txt | $(BIN)/push-tokens
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 

@@ -78,6 +78,12 @@ POOL_SIZE = Gauge(
     "Connections that the pools of all workers may open.",
     multiprocess_mode="livesum",
 )
+BUILD = Gauge(
+    "push_registry_build_info",
+    "1; the labels say which release answers, and the revision of the database that it needs.",
+    ["version", "revision"],
+    multiprocess_mode="livemax",
+)
 DATABASE_ERRORS = Counter(
     "push_registry_database_errors",
     "Errors of PostgreSQL or of the way there, those that a retry cured included.",

@@ -50,34 +50,16 @@ def _check_port(port: int) -> None:
             raise ConfigError("PORT", f"{port} cannot be used: {error.strerror}") from None
 
 
-MOST_BACKFILLS = 5  # more than there are revisions that demand one
-
-
-def _migrate() -> None:
-    """Migrate to the head; for a database of an earlier release, run the backfill in between."""
-    upgrade = [f"{BIN}/alembic", "upgrade", "head"]
-    for _ in range(MOST_BACKFILLS):
-        done = subprocess.run(
-            upgrade,
-            cwd=ROOT,
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # Alembic prints a refusal on stdout
-            text=True,
-        )
-        sys.stderr.write(done.stdout)
-        if not done.returncode or "push-tokens backfill" not in done.stdout:
-            break
-        backfill = [f"{BIN}/flask", "push-tokens", "backfill"]
-        subprocess.run(backfill, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    done.check_returncode()
+def _command(*arguments: str) -> bytes:
+    """Run a command of `push-tokens`; return its result."""
+    command = [sys.executable, "-m", "app.cli.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
 
 
 def _serve(url: str) -> int:
     """Migrate, issue a demo session and serve; return gunicorn's exit status."""
-    _migrate()
-    issue = [f"{BIN}/flask", "sessions", "issue", "demo"]
-    demo = json.loads(subprocess.run(issue, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    _command("migrate", "--backfill")
+    demo = json.loads(_command("sessions", "issue", "demo"))
     command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
     # In its own process group: Ctrl-C goes to this process, which stops gunicorn gracefully.
     gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0)

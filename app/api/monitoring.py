@@ -11,10 +11,11 @@ from app import metrics, services
 from app.api.errors import RETRY_AFTER
 from app.database.revision import code_revision
 from app.models import db
+from app.version import VERSION
 
 bp = Blueprint("monitoring", __name__)
 
-ALIVE = {"status": "ok"}  # what a living process answers
+ALIVE = {"status": "ok", "version": VERSION}  # what a living process answers
 
 ALEMBIC_VERSION = table("alembic_version", column("version_num"))
 
@@ -46,7 +47,7 @@ def readyz() -> ResponseReturnValue:
         return _not_ready("the database does not answer")
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
-    return {"status": "ok", "revision": found}
+    return ALIVE | {"revision": found}
 
 
 @bp.get("/metrics")
@@ -56,8 +57,10 @@ def show_metrics() -> ResponseReturnValue:
     The nginx configuration in deploy/ does not pass this path on.
     """
     folder = services.current().settings.prometheus_multiproc_dir
+    metrics.BUILD.labels(VERSION, code_revision()).set(1)
     return Response(metrics.render(folder), content_type=metrics.CONTENT_TYPE)
 
 
 def _not_ready(reason: str) -> ResponseReturnValue:
-    return jsonify({"success": False, "error": reason}), 503, {"Retry-After": str(RETRY_AFTER)}
+    says = {"success": False, "error": reason, "version": VERSION}
+    return jsonify(says), 503, {"Retry-After": str(RETRY_AFTER)}

@@ -1,13 +1,23 @@
-"""The commands of `flask`; a command that makes something prints one JSON line on stdout."""
+"""The commands; one that makes something prints one JSON line on stdout.
 
-from flask import Flask
+`push-tokens` imports only what the command that was typed needs (main.py).
+"""
 
-from app.cli import doctor, push_tokens, service_keys, sessions
+from typing import TYPE_CHECKING
 
-COMMANDS = (sessions.group, service_keys.group, push_tokens.group, doctor.doctor)
+if TYPE_CHECKING:
+    from flask import Flask
 
 
-def init_app(app: Flask) -> None:
-    """Add the commands to `flask`."""
-    for command in COMMANDS:
+def init_app(app: "Flask") -> None:
+    """Add the commands to `flask`, which has groups where `push-tokens` has them on top."""
+    from app.cli import doctor, migrate, push_tokens, service_keys, sessions  # noqa: PLC0415
+
+    for command in (
+        sessions.group,
+        service_keys.group,
+        push_tokens.group,
+        doctor.doctor,
+        migrate.migrate,
+    ):
         app.cli.add_command(command)

@@ -1,4 +1,4 @@
-"""Helpers of the commands of `flask`: opening a file, failing with one line, a user id."""
+"""Helpers of the commands: opening a file, failing with one line, a user id."""
 
 import os
 import sys
@@ -13,23 +13,30 @@ from app.database.failures import is_unavailable, original
 from app.limits import MAX_USER_ID, is_text
 
 
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Turn an error of the database or the system into click's: one line, exit status 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # click ends quietly
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        cause = original(error)
+        text = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise click.ClickException(f"the database cannot do it now: {text}") from None
+
+
 class Commands(AppGroup):
     """A group of commands that report errors of the database or the system in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit status 1 and one line when the database or the system fails."""
-        try:
+        with in_one_line():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # click ends quietly
-        except OSError as error:
-            raise click.ClickException(str(error)) from None
-        except Exception as error:
-            if not is_unavailable(error):
-                raise
-            cause = original(error)
-            text = (str(cause).splitlines() or [type(cause).__name__])[0]
-            raise click.ClickException(f"the database cannot do it now: {text}") from None
 
 
 @contextmanager

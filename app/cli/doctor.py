@@ -1,4 +1,4 @@
-"""`flask doctor`: checks what the service needs, and says what is wrong and what to do.
+"""`push-tokens doctor`: checks what the service needs, and says what is wrong and what to do.
 
 It never prints a password: neither the DATABASE_URL nor any other value that may hold one.
 """

@@ -1,4 +1,4 @@
-"""The checks of `flask doctor` on the database: server, revision, the role's rights, clock."""
+"""The database's checks of `push-tokens doctor`: server, revision, the role's rights, clock."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -50,6 +50,7 @@ def answers() -> dict[str, Json]:
     cursor = {"type": ["string", "null"]}
     refused = _record(success=_FALSE, error=STRING, errorType=STRING)
     refused["required"] = ["success", "error"]
+    refused["properties"]["version"] = STRING | {"description": "The release; of /readyz only."}
     return {
         "Registration": registration,
         "Registered": _record(result=one, success=_TRUE),
@@ -60,8 +61,8 @@ def answers() -> dict[str, Json]:
         "Counted": _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE),
         "Sessions": _record(sessions=_NUMBER, success=_TRUE),
         "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
-        "Alive": _record(status={"const": "ok"}),
-        "Ready": _record(status={"const": "ok"}, revision=STRING),
+        "Alive": _record(status={"const": "ok"}, version=STRING),
+        "Ready": _record(status={"const": "ok"}, version=STRING, revision=STRING),
         "Document": {"type": "object"},
         "Refused": refused,
         "Unauthorized": _record(status={"const": "error"}, message=STRING),

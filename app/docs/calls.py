@@ -6,6 +6,7 @@ from typing import Any
 from marshmallow import Schema
 
 from app.api import schemas, service_schemas
+from app.version import VERSION
 
 INTRODUCTION = """\
 Apps register the push token under which Apple (APNs) or Google (FCM) reaches a device; services
@@ -217,11 +218,11 @@ CALLS: dict[str, Call] = {
         description="With what was registered in them: one (`hashedToken`), all but some"
         " (`exceptHashedTokens`), or all of a user.",
     ),
-    "monitoring.healthz": Call("Operation", "Alive", {"status": "ok"}),
+    "monitoring.healthz": Call("Operation", "Alive", {"status": "ok", "version": VERSION}),
     "monitoring.readyz": Call(
         "Operation",
         "Ready",
-        {"status": "ok", "revision": "0001_push_tokens"},
+        {"status": "ok", "version": VERSION, "revision": "0001_push_tokens"},
         description="The database answers and its revision is the code's; else 503 says which.",
     ),
     "monitoring.show_metrics": Call("Operation", "text/plain"),

@@ -16,6 +16,7 @@ from app.api.service_schemas import BoundedText, Cursor, HashedToken, RevokeSess
 from app.docs.answers import JSON, STRING, Json, answers, content, shared_answers
 from app.docs.calls import CALLS, INTRODUCTION, TAGS, WORDS, Call
 from app.limits import ENVIRONMENTS, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, TYPES
+from app.version import VERSION
 
 if TYPE_CHECKING:
     from apispec import APISpec
@@ -167,7 +168,7 @@ def build(app: Flask, assets: list[str]) -> bytes:
     plugin = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
     spec = APISpec(
         "Push token registry",
-        "1",
+        VERSION,
         "3.1.0",
         [plugin],
         info={"description": INTRODUCTION},

@@ -1,6 +1,6 @@
 """How the log is written when gunicorn serves: one JSON object a line, on stderr.
 
-gunicorn's master loads this too, so it imports nothing of ours: that would outlive a HUP.
+gunicorn's master loads this too, so it imports nothing else of ours: that would outlive a HUP.
 """
 
 import logging
@@ -9,6 +9,8 @@ import re
 from typing import Any
 
 from gunicorn.glogging import Logger
+
+from app.version import VERSION
 
 _HIDDEN = "(not logged)"
 
@@ -46,10 +48,15 @@ class WithRequestId(logging.Filter):
 class GunicornLogger(Logger):  # type: ignore[misc]
     """gunicorn's log in the same form, without an access log: request_log.py writes it."""
 
+    _has_begun = False
+
     def setup(self, cfg: Any) -> None:
         """Configure all logging of the process."""
         super().setup(cfg)
         logging.config.dictConfig(config(cfg.loglevel))
+        if not self._has_begun:
+            self._has_begun = True
+            self.info("push-token-registry %s", VERSION)
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """Write nothing; a request line holds what is in the path."""

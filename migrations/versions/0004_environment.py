@@ -1,7 +1,7 @@
 """Expand: push_tokens.environment, which of APNs' two gateways knows a push token.
 
 ACCESS EXCLUSIVE on push_tokens for milliseconds; no row is read or written. Existing rows have
-none (null) until `flask push-tokens backfill`. The previous release does not know the column; what
+none (null) until `push-tokens backfill`. The previous release does not know the column; what
 it registers gets the default.
 """
 

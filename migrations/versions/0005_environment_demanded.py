@@ -1,6 +1,6 @@
 """Contract, 1 of 3: no new row is without an environment.
 
-Refuses while rows have none: run `flask push-tokens backfill` first. Reads push_tokens under
+Refuses while rows have none: run `push-tokens backfill` first. Reads push_tokens under
 ACCESS SHARE, which blocks no reads and no writes, then takes ACCESS EXCLUSIVE for milliseconds. No
 such row can appear in between, because the column has a default and no release writes null.
 """
@@ -20,7 +20,7 @@ REFUSE_UNFILLED = """
 DO $$ BEGIN
     IF EXISTS (SELECT FROM push_tokens WHERE environment IS NULL) THEN
         RAISE EXCEPTION 'push_tokens has rows without an environment'
-            USING HINT = 'run "flask push-tokens backfill" and migrate again.';
+            USING HINT = 'run "push-tokens backfill" and migrate again.';
     END IF;
 END $$
 """.strip()

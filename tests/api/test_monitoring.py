@@ -1,17 +1,19 @@
 """Health and readiness."""
 
+from app.version import VERSION
 from tests.support.databases import migrate
 from tests.support.factories import body
 
 
 def test_healthz_needs_no_credentials(client):
     answer = client.get("/healthz")
-    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": VERSION})
 
 
 def test_readyz_is_ready_at_the_codes_revision(client):
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json["status"]) == (200, "ok")
+    assert answer.json["version"] == VERSION
 
 
 def test_a_database_that_restarted_is_noticed_without_an_error(client, alice, database):
@@ -37,6 +39,7 @@ def test_readyz_says_that_migrations_are_missing(new_database, new_app):
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "the database is at revision None, the code at 0" in answer.json["error"]
+    assert answer.json["version"] == VERSION
     migrate(url, "upgrade", "head")
     assert client.get("/readyz").status_code == 200
     migrate(url, "downgrade", "base")

@@ -107,7 +107,7 @@ def test_the_calls_of_the_apps_pass(site, alice):
     assert ask(site, "DELETE", f"{PATH}?token={body()['value']}", **said(alice)).status == 200
     assert ask(site, "POST", "/api/v1/logout", **said(alice)).json["status"] == "success"
     assert ask(site, "POST", PATH, body(), **said(alice)).json["status"] == "error"
-    assert ask(site, "GET", "/healthz").json == {"status": "ok"}
+    assert ask(site, "GET", "/healthz").json["status"] == "ok"
 
 
 @pytest.mark.parametrize("path", CLOSED + DETOURS)

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from app import create_app
-from app.config import ROOT, Settings
+from app.cli.main import main
+from app.config import ROOT
 from tests.support.activation import BACKLOG
 from tests.support.live import Live, free_port
 from tests.support.parts import part
@@ -79,13 +80,10 @@ def test_what_the_units_run_is_there():
     commands = dict(
         re.findall(r"ExecStart=\S+/bin/(\S+) (.*)", "".join(s.read_text() for s in SERVICES))
     )
-    assert commands.keys() == {"gunicorn", "flask"}
-    runner = create_app(
-        Settings(database_url="postgresql:///none?host=/nowhere")
-    ).test_cli_runner()
+    assert commands.keys() == {"gunicorn", "push-tokens"}
     for service in SERVICES:
-        if found := re.search(r"bin/flask (.*)", service.read_text()):
-            said = runner.invoke(args=[*found[1].split(), "--help"])
+        if found := re.search(r"bin/push-tokens (.*)", service.read_text()):
+            said = CliRunner().invoke(main, [*found[1].split(), "--help"])
             assert said.exit_code == 0
             options = set(re.findall(r"--[a-z-]+", found[1]))
             assert options <= set(re.findall(r"--[a-z-]+", said.output))

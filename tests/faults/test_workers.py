@@ -125,7 +125,7 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     release = folder / "release"
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
     unit.start(cluster.url(), ROOT_OF_APP=str(release))
-    assert unit.get("/healthz")[1] == b'{"status":"ok"}'
+    assert b'"status":"ok"' in unit.get("/healthz")[1]
     wait_for(lambda: len(unit.serving()) == 2)  # one that loads meanwhile would get half of it
     package, config, monitoring = (
         release / "app" / name for name in ("__init__.py", "config.py", "api/monitoring.py")

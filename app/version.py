@@ -1,0 +1,3 @@
+"""The version of the product; pyproject.toml reads it here, `make release` writes it."""
+
+VERSION = "0.2.0.dev0"

@@ -1,0 +1,122 @@
+"""`push-tokens`: the product's command as a whole."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from app.cli.main import COMMANDS, main
+from app.config import ROOT
+from app.version import VERSION
+from tests.support.databases import migrate
+from tests.support.filled import fill
+
+BIN = Path(sys.executable).parent
+# What a command may need, and its help does not.
+HEAVY = {"flask", "sqlalchemy", "psycopg", "alembic", "rich", "orjson", "marshmallow"}
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own, without the settings of this one."""
+    command = [str(BIN / "push-tokens"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def command():
+    """The command of this checkout, as the Makefile puts it beside the Python."""
+    script = (ROOT / "app" / "cli" / "push-tokens.sh").read_text()
+    assert (BIN / "push-tokens").read_text() == script, "run `make .venv/bin/push-tokens`"
+
+
+def test_it_tells_the_version(tmp_path):
+    done = run("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"push-tokens {VERSION}\n", "")
+
+
+def test_its_help_is_there_at_once():
+    """In under 0.4 s of the processor, as nothing that a command needs is loaded."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Commands:" in run("--help").stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
+    code = (
+        "import sys; from app.cli.main import main; main(['--help'], standalone_mode=False);"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert HEAVY.isdisjoint(done.stdout.splitlines()[-1].split())
+
+
+def test_the_help_names_what_there_is_and_nothing_of_flask_s():
+    said = CliRunner().invoke(main, ["--help"]).output.partition("Commands:\n")[2]
+    assert [line.split()[0] for line in said.splitlines()] == list(COMMANDS)
+    assert {"run", "shell", "routes"}.isdisjoint(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_there_and_tells_of_itself(name):
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0
+    assert done.output.startswith(f"Usage: main {name} ")
+
+
+def test_flask_has_all_of_them_too(app):
+    under_flask = {**app.cli.commands, **app.cli.commands["push-tokens"].commands}
+    context = click.Context(main)
+    for name in COMMANDS:
+        assert under_flask[name] is main.get_command(context, name)
+
+
+def test_a_command_works_from_any_folder(database_url, tmp_path):
+    done = run("stats", "--json", cwd=tmp_path, DATABASE_URL=database_url)
+    assert (done.returncode, done.stdout) == (0, '{"registrations":0,"apps":[]}\n')
+
+
+@pytest.mark.parametrize("name", ["stats", "migrate"])
+def test_a_database_that_is_away_is_one_line(name):
+    done = run(name, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_setting_that_cannot_be_used_is_one_line_and_the_doctor_works():
+    done = run("stats", DATABASE_URL="mysql://x")
+    assert done.stderr == "push-token-registry: DATABASE_URL must be a postgresql:// URI\n"
+    assert "wrong    settings: DATABASE_URL" in run("doctor", DATABASE_URL="mysql://x").stdout
+
+
+def test_migrate_is_alembic_without_its_configuration(new_database, tmp_path):
+    url = new_database()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=url).returncode == 0
+    done = run("migrate", "current", cwd=tmp_path, DATABASE_URL=url)
+    assert "(head)" in done.stdout
+    done = run("migrate", "upgrade", "head", "--sql", cwd=tmp_path, DATABASE_URL=url)
+    assert "CREATE TABLE push_tokens" in done.stdout
+    done = run("migrate", "-x", "tries=no", "upgrade", "head", cwd=tmp_path, DATABASE_URL=url)
+    assert done.stderr == "Error: -x tries: must be a whole number\n"
+    done = run("migrate", "no-such", cwd=tmp_path, DATABASE_URL=url)
+    assert done.returncode == 2
+
+
+def test_migrate_stops_where_rows_are_to_be_filled_or_fills_them(new_database):
+    url = new_database()
+    migrate(url, "upgrade", "0003_refresh_heavy_tables")
+    fill(url)
+    done = run("migrate", DATABASE_URL=url)
+    assert done.returncode == 1
+    assert 'run "push-tokens backfill" and migrate again.' in done.stderr
+    assert run("migrate", "--backfill", DATABASE_URL=url).returncode == 0
+    with psycopg.connect(url) as connection:
+        query = "SELECT DISTINCT environment FROM push_tokens"
+        assert connection.execute(query).fetchall() == [("production",)]

@@ -78,10 +78,21 @@ class UserSession(db.Model):  # type: ignore[name-defined,misc]
 
 
 def is_live() -> ColumnElement[bool]:
-    """Give the condition under which a session is not over, and what it registered reachable."""
+    """Give the condition under which a session can sign in and is not over."""
     return and_(
         UserSession.can_sign_in,
         or_(UserSession.expires_at.is_(None), UserSession.expires_at > func.now()),
+    )
+
+
+def is_reachable() -> ColumnElement[bool]:
+    """Give the condition under which senders find what a session registered.
+
+    It is live, or it holds imported registrations until an end that is still to come.
+    """
+    return or_(
+        and_(UserSession.can_sign_in, UserSession.expires_at.is_(None)),
+        UserSession.expires_at > func.now(),
     )
 
 

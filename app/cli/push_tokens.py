@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from app import services
 from app.cli import stats
 from app.cli.commands import Commands, source
-from app.cli.terminal import Meter, print_json
+from app.cli.terminal import Meter, print_json, printable
 from app.database.connections import Connection, connector
 from app.database.revision import estimated_rows
 from app.limits import MAX_APP_NAME, is_text
@@ -63,7 +63,7 @@ class Rejects:
             return
         self._shown += 1
         if self._shown <= 10:
-            click.echo(f"line {entry.line}: {reason}", err=True)
+            click.echo(f"line {entry.line}: {printable(reason)}", err=True)
         elif self._shown == 11:
             click.echo("Further rejects are not shown; --rejects FILE has them all.", err=True)
 
@@ -93,12 +93,23 @@ def _is_same(path: str, file: BinaryIO) -> bool:
     is_flag=True,
     help="Reject rows whose session can't sign in here, instead of keeping them without.",
 )
-def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool) -> None:
+@click.option(
+    "--reachable-for",
+    type=click.IntRange(1, 36500),
+    metavar="DAYS",
+    help="Have senders reach the rows for so long without a session, until the app registers.",
+)
+def import_push_tokens(
+    file: str, rejects: str | None, known_sessions_only: bool, reachable_for: int | None
+) -> None:
     """Merge FILE (- is stdin) into the registrations; the latest row of a push token wins.
 
-    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, or our export; gzip is detected.
-    May be run again, and beside the running service.
+    FILE is Rocket.Chat's _raix_push_app_tokens by mongoexport, our export, or has lines with
+    token, type, appName, userId and updatedAt (docs/import.md); gzip is detected. May be run
+    again, and beside the running service. Exit status 1: nothing was taken, or not all was read.
     """
+    if known_sessions_only and reachable_for:
+        raise click.UsageError("Say which: either --known-sessions-only or --reachable-for.")
     with ExitStack() as stack:
         export, size = stack.enter_context(source(file))
         if rejects and _is_same(rejects, export):
@@ -107,10 +118,15 @@ def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool
         documents = stack.enter_context(closing(entries(export)))
         connection = stack.enter_context(_database())
         meter = stack.enter_context(Meter("imported", size))
-        importer = Importer(connection, sink.add, known_only=known_sessions_only)
+        importer = Importer(
+            connection, sink.add, known_only=known_sessions_only, reachable_days=reachable_for
+        )
         problem = ""
         try:
-            importer.run(documents, lambda rows: meter.at(export.tell() if size else 0, rows))
+            importer.run(
+                documents,
+                lambda done: meter.at(export.tell() if size else 0, done.taken, done.rejected),
+            )
         except UnreadableError as error:
             problem = str(error)
         except BaseException:
@@ -118,9 +134,7 @@ def import_push_tokens(file: str, rejects: str | None, known_sessions_only: bool
             raise
     done = importer.summary.as_dict()
     print_json(**done)
-    if not problem and importer.found_nothing:
-        problem = "no line of it is a JSON object; this is not what mongoexport prints"
-    if problem:
+    if problem := problem or importer.why_nothing:
         raise click.ClickException(f"{file}: {problem}. Done so far: {done}")
 
 

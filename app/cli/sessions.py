@@ -8,7 +8,7 @@ import click
 
 from app import services
 from app.cli.commands import Commands, UserId, source
-from app.cli.terminal import Meter, print_json
+from app.cli.terminal import Meter, print_json, printable
 from app.identifiers import hash_secret
 from app.limits import iso
 from app.models import UserSession, db
@@ -55,7 +55,7 @@ def import_sessions(file: str) -> None:
 
     They are services.resume.loginTokens; gzip is detected. May be run again. Rows that are left
     out are named on stderr with their line. A session that was ended here since FILE was made is
-    live again.
+    live again. Exit status 1: no session was taken, or not all was read.
     """
     shared = services.current()
     days, deadline = shared.settings.session_days, shared.settings.request_deadline
@@ -66,22 +66,22 @@ def import_sessions(file: str) -> None:
         meter = stack.enter_context(Meter("imported", size))
         try:
             for done in session_import.run(documents, days, deadline, _report):
-                meter.at(export.tell() if size else 0, done.sessions)
+                meter.at(export.tell() if size else 0, done.sessions, done.rejected)
         except UnreadableError as error:
             problem = f"{file}: {error}"
     print_json(**asdict(done))
-    if done.read and not done.sessions:
-        click.echo(
-            "No session came of it. It should be Rocket.Chat's users with their field"
-            " services.resume.loginTokens, as mongoexport prints them.",
-            err=True,
-        )
     if problem:
         raise click.ClickException(f"{problem}. What was read before is imported.")
+    if done.read and not done.sessions:
+        raise click.ClickException(
+            f"{file}: no session came of it. It should be Rocket.Chat's users with their field"
+            " services.resume.loginTokens, as mongoexport prints them; `push-tokens import` takes"
+            " push tokens."
+        )
 
 
 def _report(line: int, reason: str) -> None:
-    click.echo(f"line {line}: {reason}", err=True)
+    click.echo(f"line {line}: {printable(reason)}", err=True)
 
 
 @group.command("purge")

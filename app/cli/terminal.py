@@ -35,7 +35,7 @@ class Meter:
         self._what = what
         self._total = total or None
         self._started = self._shown = time.monotonic()
-        self._place, self._rows = 0.0, 0
+        self._place, self._rows, self._rejected = 0.0, 0, 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -61,9 +61,9 @@ class Meter:
         if self._progress.disable:
             click.echo(f"{self._what}: {self._rate()}", err=True)
 
-    def at(self, place: float, rows: int) -> None:
-        """Show that `rows` rows are done, and the place that was reached."""
-        self._place, self._rows = place, rows
+    def at(self, place: float, rows: int, rejected: int = 0) -> None:
+        """Show that `rows` rows are done and others rejected, and the place that was reached."""
+        self._place, self._rows, self._rejected = place, rows, rejected
         now = time.monotonic()
         if now - self._shown < (EVERY if self._progress.disable else SMOOTH):
             return
@@ -75,4 +75,6 @@ class Meter:
 
     def _rate(self) -> str:
         seconds = time.monotonic() - self._started
-        return f"{self._rows:,} rows, {self._rows / max(seconds, 0.001):,.0f}/s"
+        rate = (self._rows + self._rejected) / max(seconds, 0.001)
+        rejected = f", {self._rejected:,} rejected" if self._rejected else ""
+        return f"{self._rows:,} rows{rejected}, {rate:,.0f}/s"

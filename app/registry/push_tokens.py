@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, RowMapping, Text, and_, delete, func, sele
 from app.database.arrays import as_table
 from app.database.failures import LostRaceError
 from app.limits import PRODUCTION, normalize_apns_token
-from app.models import PushToken, UserSession, db, is_live
+from app.models import PushToken, UserSession, db, is_reachable
 from app.registry import registration
 from app.registry.registration import RACED, Registered, Registration
 
@@ -77,7 +77,7 @@ def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
 
 
 def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | None:
-    """Return users' latest renewed, enabled registrations in live sessions.
+    """Return users' latest renewed, enabled registrations in sessions that are not over.
 
     They are ordered by user, device and app.
 
@@ -92,7 +92,7 @@ def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | No
     latest = (
         select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_live())
+        .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_reachable())
         .where(*_filters(wanted))
         .order_by(PushToken.updated_at.desc(), PushToken.id)
         .limit(MAX_OF_USER)
@@ -126,7 +126,7 @@ def page(
     matching = (
         select(*PUBLIC_COLUMNS)
         .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(within, is_live(), *_filters(wanted))
+        .where(within, is_reachable(), *_filters(wanted))
         .order_by(PushToken.id)
         .limit(count)
     )

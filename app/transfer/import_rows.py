@@ -1,4 +1,4 @@
-"""One row of Rocket.Chat's `_raix_push_app_tokens`, of any release, checked by our limits."""
+"""One row of an import, checked by our limits: Rocket.Chat's of any release, or our own form."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from app.limits import (
     is_text,
     normalize_apns_token,
 )
-from app.transfer.mongoexport import parse_date
+from app.transfer.mongoexport import parse_date, plain_id
 
 
 class ImportRow(NamedTuple):
@@ -46,8 +46,20 @@ def placeholder_hash(user_id: str) -> bytes:
     return hash_secret(b"push-token-registry: no session\0" + user_id.encode())
 
 
-def read(document: dict[str, Any]) -> ImportRow:
-    """Return the row of a document; ValueError names the field that is wrong."""
+def reachable_hash(user_id: str) -> bytes:
+    """Return the hash of the session of a user that holds imported rows until it ends.
+
+    It is no auth token's hash either, so that nobody signs in with it.
+    """
+    return hash_secret(b"push-token-registry: reachable for a time\0" + user_id.encode())
+
+
+def read(document: dict[str, Any], *, for_a_time: bool = False) -> ImportRow:
+    """Return the row of a document; ValueError names the field that is wrong.
+
+    With `for_a_time` its session is that of `reachable_hash`, whatever its `authToken`: that one
+    may have been signed out long ago.
+    """
     kind, token = _push_token(document)
     user_id = _text(document, "userId", MAX_USER_ID)
     created_at, updated_at = _dates(document)
@@ -65,7 +77,11 @@ def read(document: dict[str, Any]) -> ImportRow:
         token=token,
         type=kind,
         user_id=user_id,
-        session_hash=_session_hash(document.get("authToken"), user_id),
+        session_hash=(
+            reachable_hash(user_id)
+            if for_a_time
+            else _session_hash(document.get("authToken"), user_id)
+        ),
         enabled=enabled,
         created_at=created_at,
         updated_at=updated_at,
@@ -74,7 +90,7 @@ def read(document: dict[str, Any]) -> ImportRow:
 
 
 def _text(document: dict[str, Any], name: str, limit: int) -> str:
-    value = document.get(name)
+    value = plain_id(document.get(name))
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name}: missing, empty or no string")
     if not is_text(value, limit):
@@ -83,18 +99,22 @@ def _text(document: dict[str, Any], name: str, limit: int) -> str:
 
 
 def _push_token(document: dict[str, Any]) -> tuple[str, str]:
-    """Return type and value: `token: {gcm|apn: value}`, or `tokenType` and `tokenValue`."""
+    """Return type and value, which have three forms.
+
+    Rocket.Chat's `token: {type: value}`, or its `tokenType` and `tokenValue`; ours has `type` and
+    `token`.
+    """
     token = document.get("token")
-    if token is None and "tokenValue" in document:
-        kind = document.get("tokenType")
-        token = {kind: document["tokenValue"]} if isinstance(kind, str) else {}
+    if isinstance(token, str):
+        kind, value = document.get("type"), token
+    elif token is None and "tokenValue" in document:
+        kind, value = document.get("tokenType"), document["tokenValue"]
     elif isinstance(token, dict) and len(token) == 1:
-        kind = next(iter(token))
+        ((kind, value),) = token.items()
     else:
         raise ValueError("token: not one of gcm and apn")
     if kind not in TYPES:
         raise ValueError("token: its type is neither apn nor gcm")
-    value = token[kind]
     if not is_text(value, MAX_PUSH_TOKEN):
         raise ValueError(f"token: not a string of 1 to {MAX_PUSH_TOKEN} bytes of UTF-8")
     return kind, normalize_apns_token(value) if kind == APN else value

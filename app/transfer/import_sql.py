@@ -81,6 +81,38 @@ ORDER BY session_hash, line
 ON CONFLICT (token_hash) DO UPDATE SET can_sign_in = user_sessions.can_sign_in WHERE false
 """
 
+# When rows that are to be reachable for a time end: one moment for the whole import.
+ENDS_AT = "SELECT now() + make_interval(days => %(days)s)"
+
+# Their sessions: of all rows, not of the winners only, because a second import may find rows where
+# an earlier one hung them. An end is never brought forward.
+KEEP_REACHABLE = """
+INSERT INTO user_sessions (token_hash, user_id, can_sign_in, expires_at)
+SELECT DISTINCT ON (session_hash) session_hash, user_id, false, %(ends_at)s::timestamptz
+FROM staged
+ORDER BY session_hash, line
+ON CONFLICT (token_hash) DO UPDATE SET expires_at = excluded.expires_at
+WHERE user_sessions.expires_at < excluded.expires_at
+"""
+
+FIND_HELD = """
+SELECT p.id, p.session_hash
+FROM staged s JOIN push_tokens p
+    ON p.app_name = s.app_name AND p.token = s.token AND p.user_id = s.user_id
+WHERE p.session_hash <> s.session_hash
+"""
+
+FIND_PLACEHOLDERS = """
+SELECT token_hash FROM user_sessions WHERE token_hash = ANY (%(hashes)s) AND NOT can_sign_in
+"""
+
+MOVE_HELD = """
+UPDATE push_tokens p SET session_hash = s.session_hash
+FROM staged s
+WHERE p.id = ANY (%(held)s) AND p.session_hash = ANY (%(placeholders)s)
+    AND p.app_name = s.app_name AND p.token = s.token AND p.user_id = s.user_id
+"""
+
 # The sessions are looked up one by one, not joined: while PostgreSQL takes a growing table for
 # small, a join may read all sessions, and the batch for each of them.
 LOCK_SESSIONS = """
@@ -94,7 +126,7 @@ FOR KEY SHARE
 LOCK_OLD = """
 SELECT id
 FROM push_tokens
-WHERE id = ANY (ARRAY(SELECT unnest(old) FROM winners))
+WHERE id = ANY (ARRAY(SELECT unnest(old) FROM winners) || %(held)s::text[])
 ORDER BY app_name, token
 FOR UPDATE
 """

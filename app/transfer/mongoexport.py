@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 import orjson
 
+from app.transfer import recognition
+
 MAX_DOCUMENT = 16 * 1024 * 1024  # bytes; MongoDB has none larger
 CHUNK = 1024 * 1024  # bytes read at a time from an array
 MAX_AHEAD = timedelta(days=3653)  # of our clock
@@ -42,7 +44,7 @@ def entries(file: BinaryIO) -> Generator[Entry, None, None]:
     """Yield the documents of an export, in memory one at a time.
 
     Anything but a JSON object is yielded as an entry with a problem. Raises UnreadableError when
-    the file is cut short or reading fails.
+    the file is cut short, reading fails, or its first bytes are those of something else.
     """
     line = 0
     outer = io.BufferedReader(cast(io.RawIOBase, file), CHUNK)
@@ -62,6 +64,8 @@ def _entries(reader: "Reader") -> Iterator[Entry]:
         reader = gzip.GzipFile(fileobj=reader)
     if reader.peek(3)[:3] == codecs.BOM_UTF8:
         reader.read(3)
+    if found := recognition.of_bytes(reader.peek(CHUNK)[:CHUNK]):
+        raise UnreadableError(f"it is {found}")
     is_array = reader.peek(CHUNK).lstrip()[:1] == b"["
     return _array(reader) if is_array else _lines(reader)
 
@@ -164,6 +168,11 @@ def _expect_end(file: "Reader", rest: str, line: int) -> None:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def plain_id(value: Any) -> Any:
+    """Return an id without Extended JSON's wrapping: the text of `{"$oid": text}`."""
+    return value["$oid"] if isinstance(value, dict) and list(value) == ["$oid"] else value
 
 
 def parse_date(value: Any) -> datetime:

@@ -5,6 +5,9 @@ transaction a batch. A row's `_id` names its device, within its user and app. Th
 (appName, value) and of a device wins, whether the other ones are in the file or in the table, and
 it wins as a whole, with its `_id` and dates; of two equally new ones the first stays. So a second
 run, or one after a crash, changes nothing that the first one did.
+
+Rows that are to be reachable for a time hang on a session of their user that nobody can sign in
+with and that ends then; so do the ones in the table that an import left without a live session.
 """
 
 import random
@@ -21,6 +24,7 @@ from psycopg import errors
 from app.database.connections import Connection
 from app.database.failures import RETRYABLE
 from app.transfer import import_sql as sql
+from app.transfer import recognition
 from app.transfer.import_rows import ImportRow, read
 from app.transfer.mongoexport import Entry
 
@@ -48,6 +52,11 @@ class ImportSummary:
     unchanged: int = 0
     rejected: int = 0
 
+    @property
+    def taken(self) -> int:
+        """Return how many documents the table has now, or had newer."""
+        return self.read - self.rejected
+
     def as_dict(self) -> dict[str, int]:
         """Return the summary as the command prints it."""
         return asdict(self)
@@ -56,24 +65,41 @@ class ImportSummary:
 class Importer:
     """Merges documents into the registrations, over its own connection in autocommit."""
 
-    def __init__(self, connection: Connection, reject: Reject, *, known_only: bool = False):
+    def __init__(
+        self,
+        connection: Connection,
+        reject: Reject,
+        *,
+        known_only: bool = False,
+        reachable_days: int | None = None,
+    ):
         self._connection = connection
         self._reject = reject
         self._known_only = known_only
+        self._ends_at: datetime | None = None
         self._batch: Batch = {}
         self._size = BATCH / 10
         self._place = 0
-        self._documents = 0
+        self._first: dict[str, Any] | None = None
         self.summary = ImportSummary()
         connection.prepare_threshold = None  # a plan must not outlive the size it was made for
         connection.execute(sql.PREPARE)
+        if reachable_days:
+            ((self._ends_at,),) = connection.execute(sql.ENDS_AT, {"days": reachable_days})
 
     @property
-    def found_nothing(self) -> bool:
-        """Tell whether the file had entries, and none of them was a document."""
-        return self._place > 0 and not self._documents
+    def why_nothing(self) -> str:
+        """Return why nothing was taken of a file that had entries; "" where something was."""
+        if not self.summary.read or self.summary.taken:
+            return ""
+        if self._first is None:
+            return "no line of it is a JSON object; this is not what mongoexport prints"
+        found = recognition.of_document(self._first)
+        if found and "token" not in self._first and "tokenValue" not in self._first:
+            return f"it is {found}"
+        return "every row of it was rejected"
 
-    def run(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
+    def run(self, entries: Iterable[Entry], progress: Callable[[ImportSummary], None]) -> None:
         """Import all entries; when reading fails, what was read before is imported too."""
         # The writer's thread gets the interpreter within a millisecond of PostgreSQL's answer; by
         # default the reading thread keeps it for five.
@@ -85,11 +111,11 @@ class Importer:
                     self._take(entry)
                     if len(self._batch) >= self._size:
                         merging = self._hand_over(writer, merging)
-                        progress(self.summary.read)
+                        progress(self.summary)
             finally:
                 merging = self._hand_over(writer, merging)
                 self._hand_over(writer, merging)
-                progress(self.summary.read)
+                progress(self.summary)
 
     def _hand_over(self, writer: ThreadPoolExecutor, merging: Merging | None) -> Merging | None:
         """Have the batch merged while the next one is read; first count the previous one.
@@ -107,9 +133,10 @@ class Importer:
         self._place += 1
         problem = entry.problem
         if entry.document is not None:
-            self._documents += 1
+            self._first = self._first or entry.document
             try:
-                self._batch[self._place] = (entry, read(entry.document))
+                row = read(entry.document, for_a_time=self._ends_at is not None)
+                self._batch[self._place] = (entry, row)
                 return
             except ValueError as error:
                 problem = str(error)
@@ -160,14 +187,33 @@ class Importer:
         misfits = dict(execute(sql.MISFITS, {"known_only": self._known_only}).fetchall())
         if misfits:
             execute(sql.DROP_MISFITS, {"lines": list(misfits)})
-        if not execute(sql.PICK_WINNERS).rowcount:
+        has_winners = execute(sql.PICK_WINNERS).rowcount > 0
+        held: list[str] = []
+        placeholders: list[bytes] = []
+        if self._ends_at:
+            execute(sql.KEEP_REACHABLE, {"ends_at": self._ends_at})
+            held, placeholders = self._held()
+        elif has_winners:
+            execute(sql.LOCK_SESSIONS if self._known_only else sql.KEEP_SESSIONS)
+        if not has_winners and not held:
             return 0, 0, misfits
-        execute(sql.LOCK_SESSIONS if self._known_only else sql.KEEP_SESSIONS)
-        execute(sql.LOCK_OLD)
+        execute(sql.LOCK_OLD, {"held": held})
         execute(sql.DELETE_FORMER)
         written = execute(sql.MERGE).rowcount
         ((old,),) = execute(sql.COUNT_OLD)
+        if held:
+            moved = execute(sql.MOVE_HELD, {"held": held, "placeholders": placeholders}).rowcount
+            written, old = written + moved, old + moved
         return written, old, misfits
+
+    def _held(self) -> tuple[list[str], list[bytes]]:
+        """Find the table's rows that hang on another session without sign-in, and these."""
+        execute = self._connection.execute
+        found = execute(sql.FIND_HELD).fetchall()
+        hashes = {"hashes": list({session_hash for _, session_hash in found})}
+        placeholders = [one for (one,) in execute(sql.FIND_PLACEHOLDERS, hashes)]
+        wanted = set(placeholders)
+        return [row_id for row_id, held_by in found if held_by in wanted], placeholders
 
 
 def _staged(place: int, row: ImportRow) -> str:

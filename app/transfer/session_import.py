@@ -11,7 +11,7 @@ from app.identifiers import parse_hash
 from app.limits import MAX_USER_ID, is_text
 from app.models import db
 from app.registry import sessions
-from app.transfer.mongoexport import Entry, parse_date
+from app.transfer.mongoexport import Entry, parse_date, plain_id
 
 BATCH = 1000  # sessions in one transaction
 
@@ -22,7 +22,7 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
     They are `services.resume.loginTokens` of `{when, hashedToken, type?}`. A login lives `days`
     days from `when`; one without `when` never ends, nor does a personal access token.
     """
-    user_id = user.get("_id")
+    user_id = plain_id(user.get("_id"))
     if not is_text(user_id, MAX_USER_ID):
         raise ValueError(f"_id: must be a string of 1 to {MAX_USER_ID} bytes of UTF-8")
     login_tokens: Any = user

@@ -130,9 +130,21 @@ def test_a_placeholder_of_another_user_gives_way_to_the_session(run, client, dat
 
 
 def test_a_file_without_a_session_in_it_is_said_to_be_one(run):
-    _, said = run(lines({"_id": "x", "token": {"gcm": "t"}, "appName": "main"}))
-    assert "No session came of it" in said
+    _, said = run(lines({"_id": "x", "token": {"gcm": "t"}, "appName": "main"}), status=1)
+    assert "no session came of it" in said
+    assert "`push-tokens import` takes push tokens" in said
     assert "services.resume.loginTokens" in said
+
+
+def test_an_id_of_mongodb_is_read(run, database):
+    run(lines(user({"$oid": "5f1a"}, login("x"))))
+    assert [row["user_id"] for row in database.rows("SELECT * FROM user_sessions")] == ["5f1a"]
+
+
+def test_no_control_character_of_a_user_reaches_the_terminal(run, alice):
+    _, said = run(lines(user("\x1b[31mred", login(alice.auth_token))), status=1)
+    assert "for another user than \N{REPLACEMENT CHARACTER}[31mred" in said
+    assert "\x1b" not in said
 
 
 def test_a_user_may_have_more_sessions_than_a_batch(run, database, monkeypatch):

@@ -3,19 +3,27 @@
 from flask import Blueprint, Response, jsonify
 from flask.typing import ResponseReturnValue
 from psycopg.errors import UndefinedTable
-from sqlalchemy import column, select, table
+from sqlalchemy import column, func, select, table
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import metrics, services
 from app.api.errors import RETRY_AFTER
+from app.database.failures import original
 from app.database.revision import code_revision
+from app.database.session_settings import ReadOnlyServerError, WrongEncodingError
 from app.models import db
 from app.version import VERSION
 
 bp = Blueprint("monitoring", __name__)
 
 ALIVE = {"status": "ok", "version": VERSION}  # what a living process answers
+
+READ_ONLY = "the database takes no writes: it is a standby, or read-only"
+UNREADY: dict[type[BaseException], str] = {
+    ReadOnlyServerError: READ_ONLY,
+    WrongEncodingError: "the database is not in UTF8; `flask doctor` says what to do",
+}
 
 ALEMBIC_VERSION = table("alembic_version", column("version_num"))
 
@@ -33,21 +41,32 @@ def healthz() -> ResponseReturnValue:
 def readyz() -> ResponseReturnValue:
     """Tell whether requests can be served.
 
-    They can if the database answers and is at the code's revision; else 503 says what is wrong.
+    They can if the database answers, takes writes and is at the code's revision; else 503 says
+    what is wrong.
     """
     try:
-        found = services.current().retrying(
-            lambda: db.session.scalar(select(ALEMBIC_VERSION.c.version_num))
-        )
+        found, takes_writes = services.current().retrying(_revision)
+        if not takes_writes:  # the pool replaces its connection now: another host may take writes
+            db.session.rollback()
+            found, takes_writes = services.current().retrying(_revision)
     except ProgrammingError as error:
         if not isinstance(error.orig, UndefinedTable):
             return _not_ready("the database does not let us read alembic_version")
-        found = None
-    except (DBAPIError, PoolTimeout):
-        return _not_ready("the database does not answer")
+        found, takes_writes = None, True
+    except (DBAPIError, PoolTimeout) as error:
+        return _not_ready(UNREADY.get(type(original(error)), "the database does not answer"))
+    if not takes_writes:
+        return _not_ready(READ_ONLY)
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
     return ALIVE | {"revision": found}
+
+
+def _revision() -> tuple[str | None, bool]:
+    """Return the database's revision, and whether it takes writes."""
+    is_read_only = func.current_setting("transaction_read_only")
+    row = db.session.execute(select(ALEMBIC_VERSION.c.version_num, is_read_only)).first()
+    return (row[0], row[1] == "off") if row else (None, True)
 
 
 @bp.get("/metrics")

@@ -45,7 +45,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Yield the findings, one check after the other; an error is a finding too."""
     rest = {"revision": _revision, "rights": _rights, "clock": _clock}
     try:
-        connection = connections.connector(settings)(autocommit=True)
+        connection = connections.connector(settings, writes=False)(autocommit=True)
     except (psycopg.Error, ConfigError, RuntimeError, OSError) as error:
         do = "start the server, or correct DATABASE_URL"
         says = f"cannot be reached: {_without_password(settings, error)}"

@@ -33,10 +33,15 @@ group = Commands("push-tokens", help="Registrations in bulk.")
 
 
 @contextmanager
-def _database() -> Iterator[Connection]:
-    """Yield a connection of the command, on which statements may take long."""
-    connect = connector(services.current().settings, batch=True)
-    with closing(connect(autocommit=True)) as connection:
+def _database(*, writes: bool) -> Iterator[Connection]:
+    """Yield a connection of the command, on which statements may take long.
+
+    What writes is not to wait long for a lock, as requests wait for those that it holds.
+    """
+    settings = services.current().settings
+    connect = connector(settings, batch=True, writes=writes)
+    locks = {"lock_timeout": settings.database_lock_timeout} if writes else {}
+    with closing(connect(autocommit=True, **locks)) as connection:
         yield connection
 
 
@@ -116,7 +121,7 @@ def import_push_tokens(
             raise click.BadParameter("is FILE itself", param_hint="--rejects")
         sink = stack.enter_context(closing(Rejects(rejects)))
         documents = stack.enter_context(closing(entries(export)))
-        connection = stack.enter_context(_database())
+        connection = stack.enter_context(_database(writes=True))
         meter = stack.enter_context(Meter("imported", size))
         importer = Importer(
             connection, sink.add, known_only=known_sessions_only, reachable_days=reachable_for
@@ -156,7 +161,7 @@ def export_push_tokens(app_name: str | None) -> None:
         db.session.rollback()
     rows = 0
     try:
-        with _database() as connection, Meter("exported", total) as meter:
+        with _database(writes=False) as connection, Meter("exported", total) as meter:
             for number, lines in export.lines(connection, app_name):
                 output.write(lines)
                 rows += number
@@ -238,7 +243,7 @@ def _resting(steps: Iterator[maintenance.Step]) -> Iterator[maintenance.Step]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON line instead of a table.")
 def show_stats(as_json: bool) -> None:
     """Show how many registrations there are, by app and type, and when they were last seen."""
-    connect = connector(services.current().settings, batch=True)
+    connect = connector(services.current().settings, batch=True, writes=False)
     engine = create_engine("postgresql+psycopg://", creator=connect, hide_parameters=True)
     try:
         with engine.connect() as connection:

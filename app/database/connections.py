@@ -8,16 +8,20 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 
 from app import metrics
 from app.config import ConfigError, Settings
-from app.database import embedded
+from app.database import embedded, session_settings
 from app.database.failures import is_end
+from app.database.session_settings import ReadOnlyServerError
 from app.models import db
 
 # Close a connection this many seconds after statement_timeout if the server stays silent: one
 # that still answers ends a slow statement itself.
 SILENCE_TIMEOUT = 1.0
+# Seconds for which a command waits for a lock: what it holds meanwhile, requests wait for.
+BATCH_LOCK_TIMEOUT = 30.0
 
 
 class Connection(psycopg.Connection[Any]):
@@ -39,12 +43,16 @@ class Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("the database does not answer") from None
 
 
-def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Connection]:
+def connector(
+    settings: Settings, *, batch: bool = False, writes: bool = True
+) -> Callable[..., Connection]:
     """Return the function that opens a connection, for every pool and command.
 
     Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
-    connection belongs to a command whose statements may take long. Parameters of the URI
-    (`connect_timeout`, `options`) override these.
+    connection belongs to a command whose statements may take long. One that `writes` is made to a
+    host of the URI that takes writes; ReadOnlyServerError where there is none. Parameters of the
+    URI (`connect_timeout`, `options`) override the limits, but not what the statements rely on
+    (session_settings.py).
 
     Behind a pooler in transaction mode the server's session serves another client after each
     transaction. So no statement is prepared and no session setting is made in it, and each
@@ -55,16 +63,17 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
     if pooled and batch:
         problem = "must be unset for this command, and DATABASE_URL name PostgreSQL itself"
         raise ConfigError("DATABASE_POOLER", problem)
+    lock_timeout_here = BATCH_LOCK_TIMEOUT if batch else settings.database_lock_timeout
 
     def connect(
-        lock_timeout: float = settings.database_lock_timeout,
+        lock_timeout: float = lock_timeout_here,
         session: Mapping[str, str] = MappingProxyType({}),
+        autocommit: bool = False,
         **kwargs: Any,
     ) -> Connection:
-        # What is answered with 200 survives a crash.
-        limits = {"synchronous_commit": "on", **session}
+        limits = {"synchronous_commit": "on", **session}  # what is answered with 200 survives
+        limits["lock_timeout"] = _milliseconds(lock_timeout)
         if not batch:
-            limits["lock_timeout"] = _milliseconds(lock_timeout)
             limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
         conninfo = settings.database_url or embedded.server.acquire()
         named = conninfo_to_dict(conninfo)
@@ -73,20 +82,54 @@ def connector(settings: Settings, *, batch: bool = False) -> Callable[..., Conne
         else:
             options = " ".join(f"-c {name}={value}" for name, value in limits.items())
             kwargs["options"] = f"{options} {named.get('options', '')}".strip()
-        connection = Connection.connect(
+        if writes:
+            kwargs["target_session_attrs"] = "read-write"
+        connection = _opened(
             conninfo,
             connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
             application_name=named.get("application_name", "push-token-registry"),
+            client_encoding=session_settings.ENCODING,
+            autocommit=True,
             **kwargs,
         )
-        if not batch:
+        try:
             connection.patience = settings.database_statement_timeout + SILENCE_TIMEOUT
-        if pooled:
-            set_all = (f"set_config('{name}', '{value}', true)" for name, value in limits.items())
-            connection.limits = f"SELECT {', '.join(set_all)}"
+            session_settings.check_encoding(connection)
+            _bring_settings(connection, limits if pooled else None, batch=batch)
+            if batch:
+                connection.patience = None
+            connection.autocommit = autocommit
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     return connect
+
+
+def _opened(conninfo: str, **parameters: Any) -> Connection:
+    """Connect; ReadOnlyServerError where libpq found no host that takes writes."""
+    try:
+        return Connection.connect(conninfo, **parameters)
+    except psycopg.OperationalError as error:
+        if "session is read-only" in str(error):
+            raise ReadOnlyServerError(str(error)) from None
+        raise
+
+
+def _bring_settings(
+    connection: Connection, limits: Mapping[str, str] | None, *, batch: bool
+) -> None:
+    """Set what is relied on: for the session, or with the `limits` in each transaction."""
+    version = connection.info.server_version
+    if limits is not None:
+        settings = {**session_settings.RELIED_ON, **limits}
+        connection.limits = session_settings.statement(settings, version, is_local=True)
+        # psycopg says it in BEGIN; a setting within the transaction would come too late.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        return
+    relied_on = session_settings.RELIED_ON_BY_BATCHES if batch else session_settings.RELIED_ON
+    connection.execute(session_settings.statement(relied_on, version, is_local=False))
 
 
 def _milliseconds(seconds: float) -> str:
@@ -102,10 +145,12 @@ def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -
         "max_overflow": 0,
         "pool_timeout": settings.request_deadline,
         "pool_use_lifo": True,
+        "pool_recycle": settings.database_max_age_seconds,
         "hide_parameters": True,  # they are push tokens and hashes; errors are logged
     }
     db.init_app(app)
     with app.app_context():
+        event.listen(db.engine.pool, "checkout", _replace_fenced)  # before it is counted
         metrics.watch(db.engine.pool, settings.database_pool_size)
         event.listen(db.engine, "begin", _begin)
         event.listen(db.engine, "handle_error", _notice_end)
@@ -115,6 +160,15 @@ def _begin(pooled: Any) -> None:
     """Set the limits of a transaction behind a pooler, where a session cannot keep them."""
     if limits := pooled.connection.dbapi_connection.limits:
         pooled.exec_driver_sql(limits)
+
+
+def _replace_fenced(connection: Connection, *_: object) -> None:
+    """Have the pool replace a connection whose server takes no more writes, also for reads.
+
+    It is no longer the primary: what it reads is what was there when it was fenced.
+    """
+    if session_settings.is_fenced(connection.pgconn):
+        raise DisconnectionError("the server takes no more writes")
 
 
 def _notice_end(context: Any) -> None:

@@ -16,6 +16,7 @@ from psycopg import errors, pq
 from psycopg.adapt import Transformer
 
 from app.database.connections import Connection
+from app.database.failures import is_end
 
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
@@ -65,9 +66,21 @@ class Exchange:
     async def fetch(self, statement: str, parameters: Mapping[str, Any]) -> Rows:
         """Run a statement with `%(name)s` for its parameters, commit, and return its rows.
 
-        Raises what psycopg would. Behind a pooler nothing is prepared, and the limits of a
-        transaction travel with the statement.
+        Raises what psycopg would, and closes a connection that is of no use after it. Behind a
+        pooler nothing is prepared, and the limits of a transaction travel with the statement.
         """
+        try:
+            results = await self._answered(statement, parameters)
+        except psycopg.Error as error:
+            if is_end(error):  # the server says so before it closes the socket
+                self.close()
+            raise
+        self._transformer.set_pgresult(results[-1])
+        rows: Rows = self._transformer.load_rows(0, results[-1].ntuples, tuple)
+        return rows
+
+    async def _answered(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Run a statement and return libpq's results, all of them good."""
         query, names = _compiled(statement)
         values = [_text(parameters[name]) for name in names]
         if self._connection.limits:
@@ -80,9 +93,7 @@ class Exchange:
             send = partial(self._pg.send_query_prepared, self._prepared[statement], values)
             results = await self._exchange(send)
         _check(results)
-        self._transformer.set_pgresult(results[-1])
-        rows: Rows = self._transformer.load_rows(0, results[-1].ntuples, tuple)
-        return rows
+        return results
 
     def close(self) -> None:
         """Close the connection; a statement under way raises OperationalError."""

@@ -23,12 +23,15 @@ def original(error: BaseException) -> BaseException:
 
 
 def is_end(error: BaseException) -> bool:
-    """Tell whether the server ends the connection with this error, even if it is not closed yet.
+    """Tell whether the connection is of no use after this error, even if it is not closed yet.
 
-    A PostgreSQL that stops sends such an error, and a pooler that has lost PostgreSQL.
+    A PostgreSQL that stops sends such an error, and a pooler that has lost PostgreSQL. One that
+    takes no writes (it was fenced or demoted) is no longer the primary: another host may be.
     """
     if not isinstance(error, psycopg.Error):
         return False
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return True
     return "FATAL" in (error.diag.severity, error.diag.severity_nonlocalized)
 
 

@@ -52,6 +52,7 @@ class Front:
             deadline=settings.request_deadline,
             statement_timeout=settings.database_statement_timeout,
             lock_timeout=settings.database_lock_timeout,
+            max_age=settings.database_max_age_seconds,
         )
         # No more than the pool has connections; those that ask Rocket.Chat hold none meanwhile.
         asking = MAX_CONNECTIONS if self._services.confirmation else 0

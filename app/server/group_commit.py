@@ -119,12 +119,14 @@ class GroupCommit:
         deadline: float,
         statement_timeout: float,
         lock_timeout: float,
+        max_age: float,
     ):
-        """Take how to connect, and the seconds of a request, of a statement and of a lock."""
+        """Take how to connect, and the seconds of a request, a statement, a lock, a connection."""
         self._deadline = deadline
-        silence = statement_timeout + SILENCE_TIMEOUT
-        self._group_writer = Writer(connect, silence, min(LOCK_TIMEOUT, lock_timeout))
-        self._lone_writer = Writer(connect, silence, lock_timeout)
+        shared = {"silence": statement_timeout + SILENCE_TIMEOUT, "max_age": max_age}
+        short = min(LOCK_TIMEOUT, lock_timeout)
+        self._group_writer = Writer(connect, lock_timeout=short, **shared)
+        self._lone_writer = Writer(connect, lock_timeout=lock_timeout, **shared)
         self._groups = Lane(MAX_GROUP, self._write_group)
         self._alone = Lane(1, self._write_alone)
         self._held: Counter[object] = Counter()  # what registrations in `_alone` found locked

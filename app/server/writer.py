@@ -1,4 +1,4 @@
-"""A connection of the hot path: opened when it is needed, replaced when it was found dead."""
+"""A connection of the hot path: opened when needed, replaced when found dead, or old."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,23 +9,36 @@ import psycopg
 from app import metrics
 from app.database.connections import Connection
 from app.database.exchange import Exchange
-from app.database.failures import is_end
 from app.registry import registration
 from app.registry.held import find_held
 from app.registry.registration import Registration
+
+RENEWAL_PAUSE = 10.0  # seconds until the next try to replace an old connection
 
 
 class Writer:
     """One connection in autocommit, whose statements wait for locks for `lock_timeout` seconds.
 
-    A server that does not answer within `silence` seconds counts as gone.
+    A server that does not answer within `silence` seconds counts as gone. After `max_age` seconds
+    a new connection is opened while the old one works on, so that no registration waits for it.
     """
 
-    def __init__(self, connect: Callable[..., Connection], silence: float, lock_timeout: float):
+    def __init__(
+        self,
+        connect: Callable[..., Connection],
+        *,
+        silence: float,
+        lock_timeout: float,
+        max_age: float,
+    ):
         self._connect = connect
         self._silence = silence
         self._lock_timeout = lock_timeout
+        self._max_age = max_age
         self._exchange: Exchange | None = None
+        self._next: Exchange | None = None  # takes the place of `_exchange` before a statement
+        self._clock: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
         # Names are resolved and hosts tried in a thread: libpq may block in both.
         self._thread = ThreadPoolExecutor(1, "connect")
 
@@ -48,8 +61,6 @@ class Writer:
                 return await exchange.run(registration.register(asked))
             except psycopg.Error as error:
                 metrics.count_database_error(error)
-                if exchange and is_end(error):  # the server says so before it closes the socket
-                    exchange.close()
                 is_lost = exchange is not None and not exchange.is_open
                 too_late = asyncio.get_running_loop().time() >= deadline
                 if not is_lost or not is_spare_left or too_late:
@@ -63,16 +74,44 @@ class Writer:
 
     def close(self) -> None:
         """Close the connection for good."""
-        if self._exchange:
-            self._exchange.close()
+        for pending in (self._clock, self._renewing):
+            if pending:
+                pending.cancel()
+        for exchange in (self._exchange, self._next):
+            if exchange:
+                exchange.close()
         self._thread.shutdown(wait=False)
 
     async def _connected(self) -> Exchange:
+        if self._next is not None:
+            if self._exchange is not None:
+                self._exchange.close()
+            self._exchange, self._next = self._next, None
         if self._exchange is None or not self._exchange.is_open:
-            loop = asyncio.get_running_loop()
-            connection = await loop.run_in_executor(self._thread, self._open)
-            self._exchange = Exchange(connection, self._silence)
+            self._exchange = await self._opened()
         return self._exchange
+
+    async def _opened(self) -> Exchange:
+        loop = asyncio.get_running_loop()
+        connection = await loop.run_in_executor(self._thread, self._open)
+        self._renew_in(self._max_age)
+        return Exchange(connection, self._silence)
+
+    def _renew_in(self, seconds: float) -> None:
+        if self._clock:
+            self._clock.cancel()
+        self._clock = asyncio.get_running_loop().call_later(seconds, self._renew)
+
+    def _renew(self) -> None:
+        self._renewing = asyncio.get_running_loop().create_task(self._open_next())
+
+    async def _open_next(self) -> None:
+        """Open the connection that is used next; the old one stays while that is not possible."""
+        try:
+            self._next = await self._opened()
+        except psycopg.Error as error:
+            metrics.count_database_error(error)
+            self._renew_in(RENEWAL_PAUSE)
 
     def _open(self) -> Connection:
         more = {"lock_timeout": self._lock_timeout, "session": registration.SESSION_SETTINGS}

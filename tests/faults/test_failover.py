@@ -29,10 +29,25 @@ def make_standby(primary, standby) -> None:
 
 
 def both(first, second) -> str:
-    """Return the URI of whichever takes writes."""
+    """Return the URI of both; the service itself finds the one that takes writes."""
     hosts = quote(f"{first.folder},{second.folder}", safe=",")
     database = first.url().partition("?")[0]
-    return f"{database}?user=postgres&host={hosts}&target_session_attrs=read-write"
+    return f"{database}?user=postgres&host={hosts}"
+
+
+def alter(cluster, *settings: str) -> None:
+    """Change settings of a server that runs."""
+    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
+        for setting in settings:
+            connection.execute(f"ALTER SYSTEM {setting}")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def promote(standby) -> None:
+    """Make a standby take writes; it has no standby of its own, and must not wait for one."""
+    with psycopg.connect(standby.url("postgres"), autocommit=True) as connection:
+        connection.execute("SELECT pg_promote()")
+    alter(standby, "RESET synchronous_standby_names")
 
 
 def test_a_promoted_standby_has_all_that_was_acknowledged_and_is_found(
@@ -46,11 +61,7 @@ def test_a_promoted_standby_has_all_that_was_acknowledged_and_is_found(
         time.sleep(4)
         cluster.kill()
         time.sleep(3)
-        with psycopg.connect(standby.url("postgres"), autocommit=True) as connection:
-            connection.execute("SELECT pg_promote()")
-            # The new primary has no standby of its own yet, and must not wait for one.
-            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-            connection.execute("SELECT pg_reload_conf()")
+        promote(standby)
         check_recovery(clients, time.monotonic(), measured)
     assert clients.statuses().keys() == {200, 503}
     assert clients.acknowledged() > 100
@@ -73,3 +84,34 @@ def test_an_old_primary_that_comes_back_as_standby_is_not_written_to(
     assert not clients.failures()
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
+
+
+def test_a_fenced_primary_is_left_for_the_host_that_takes_writes(
+    cluster, new_cluster, callers, unit, address, measured
+):
+    """It answers on: every connection to it works, and none of them can write."""
+    standby = new_cluster()
+    make_standby(cluster, standby)
+    unit.start(both(cluster, standby))
+    service = unit.service.pid, set(unit.workers())
+    mine = callers[0].headers
+    with load(address, callers) as clients:
+        time.sleep(2)
+        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
+        alter(cluster, "SET default_transaction_read_only = on")
+        time.sleep(1)
+        status, answer = unit.get("/readyz")
+        assert (status, b"takes no writes" in answer) == (503, True)
+        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 503
+        promote(standby)
+        check_recovery(clients, time.monotonic(), measured)
+        assert unit.get("/readyz")[0] == 200
+        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
+    assert clients.statuses().keys() <= {200, 503}
+    assert (unit.service.pid, set(unit.workers())) == service
+    with opened(standby.url()) as database:
+        assert clients.lost(database.connection) == []
+    with opened(cluster.url()) as database:
+        assert not database.rows(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'push-token-registry'"
+        )

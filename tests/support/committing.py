@@ -122,7 +122,11 @@ class Committing:
 
 @contextmanager
 def committing(
-    gates: Gates, monkeypatch, deadline: float = 10, lock_timeout: float = 0.5
+    gates: Gates,
+    monkeypatch,
+    deadline: float = 10,
+    lock_timeout: float = 0.5,
+    max_age: float = 300,
 ) -> Iterator[Committing]:
     """Run a group commit until the end of the `with`."""
     monkeypatch.setattr(writer, "Exchange", gates.exchange())
@@ -130,7 +134,11 @@ def committing(
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     commit = GroupCommit(
-        gates.connect, deadline=deadline, statement_timeout=5, lock_timeout=lock_timeout
+        gates.connect,
+        deadline=deadline,
+        statement_timeout=5,
+        lock_timeout=lock_timeout,
+        max_age=max_age,
     )
     try:
         yield Committing(gates, loop, commit)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.config import ROOT
 
-PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/<asset>"}
+PUBLIC = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/<asset>"}
 COMMITS = {"commit", "committed", "transaction", "autocommit"}
 
 

@@ -61,6 +61,7 @@ def answers() -> dict[str, Json]:
         "Counted": _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE),
         "Sessions": _record(sessions=_NUMBER, success=_TRUE),
         "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
+        "Elsewhere": _record(docs=STRING),
         "Alive": _record(status={"const": "ok"}, version=STRING),
         "Ready": _record(status={"const": "ok"}, version=STRING, revision=STRING),
         "Document": {"type": "object"},

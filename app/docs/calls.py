@@ -14,6 +14,10 @@ that send ask here who is reachable where. A registration belongs to the login s
 was made: the last sign-in on a device owns it, and it is gone when that session ends.
 
 **Try a call:** press *Authorize*, paste user id and auth token of a session, and *Try it out*.
+The auth token is what an app got when its user signed in: `data.authToken` of Rocket.Chat's
+`POST /api/v1/login` where Rocket.Chat's sessions are known here. On the registry's host
+`push-tokens sessions issue USER_ID` makes a session and prints its auth token; a service key comes
+from `push-tokens service-keys issue NAME --scope lookup`.
 
 Every answer is JSON, errors too. The session is checked first, then `id`, `type`, `value`,
 `appName` and `environment`; the first that fails answers. Unknown fields are ignored. Lengths are
@@ -88,13 +92,14 @@ class Call:
     """
 
     tag: str
-    answer: str  # the name of the schema of a 200, or the content type of what is not JSON
-    example: Any = None  # of a 200
+    answer: str  # the name of the schema of what is good, or the content type of what is not JSON
+    example: Any = None  # of it
     schema: type[Schema] | None = None
     body: Any = None
     wrong: tuple[tuple[Any, str, str], ...] = ()  # a body, and the text and code of its 400
     more: tuple[str, ...] = ()  # statuses beside those that every call has
     description: str = ""
+    status: str = "200"  # of what is good
 
 
 def _param(name: str, middle: str, body: dict[str, Any]) -> tuple[Any, str, str]:
@@ -226,6 +231,7 @@ CALLS: dict[str, Call] = {
         description="The database answers and its revision is the code's; else 503 says which.",
     ),
     "monitoring.show_metrics": Call("Operation", "text/plain"),
+    "docs.show_root": Call("Operation", "Elsewhere", {"docs": "/docs"}, status="302"),
     "docs.openapi_json": Call("Operation", "Document"),
     "docs.show_page": Call("Operation", "text/html"),
     "docs.show_asset": Call("Operation", "*/*", more=("404",)),

@@ -5,6 +5,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 from flask import Blueprint, Response, abort, current_app, send_file
+from flask.typing import ResponseReturnValue
 
 from app import services
 from app.config import ROOT
@@ -54,6 +55,12 @@ def openapi_json() -> Response:
 
         shared.openapi = openapi.build(current_app, [*OURS, *SWAGGER_UI])
     return Response(shared.openapi, content_type="application/json")
+
+
+@bp.get("/")
+def show_root() -> ResponseReturnValue:
+    """Lead to the page with the calls."""
+    return {"docs": "/docs"}, 302, {"Location": "/docs"}
 
 
 @bp.get("/docs")

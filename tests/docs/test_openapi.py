@@ -117,7 +117,8 @@ def test_the_examples_are_what_the_service_answers(document, caller, database):
     registration = register["requestBody"]["content"]["application/json"]["example"]
     called = 0
     for path, method, operation in operations(document):
-        content = operation["responses"]["200"]["content"].get("application/json", {})
+        good, described = min(operation["responses"].items())
+        content = described["content"].get("application/json", {})
         if not examples(content):
             continue
         database.execute("DELETE FROM user_sessions")
@@ -131,10 +132,10 @@ def test_the_examples_are_what_the_service_answers(document, caller, database):
             database.execute("UPDATE push_tokens SET updated_at = '2026-01-01'")
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         answer = caller(path, method, operation, body.get("example"))
-        assert answer.status_code == 200, (path, answer.text)
+        assert answer.status_code == int(good), (path, answer.text)
         assert alike(answer.json) == alike(content["example"]), path
         called += 1
-    assert called == 11
+    assert called == 12
 
 
 def sign_in_again(database, user: Caller) -> None:

@@ -13,6 +13,7 @@ from tests.support.factories import body
 from tests.support.parts import part
 
 REGISTER = "#operations-Apps-client_register_push_token"
+FEEDBACK = "#operations-Services-service_take_feedback"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,29 @@ def test_a_registration_made_on_the_page_lands_in_the_database(page, live, alice
     assert page.complaints() == []
     outside = [url for url in page.requested() if not url.startswith((live.url, "data:"))]
     assert outside == []
+
+
+def test_it_fits_a_phone_and_says_where_an_auth_token_comes_from(page, live, tmp_path):
+    """With calls unfolded, and the dialog for the credentials open."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.send("Emulation.setDeviceMetricsOverride", **size)
+    page.send("Page.navigate", url=f"{live.url}/")
+    page.wait("document.querySelectorAll('.opblock').length > 0")
+    assert page.run("location.pathname") == "/docs"
+    said = page.run("document.querySelector('.info').innerText")
+    assert "sessions issue" in said
+    assert "api/v1/login" in said
+    if picture := os.environ.get("DOCS_PHONE_PICTURE"):
+        shot = page.send("Page.captureScreenshot", format="png")
+        Path(picture).write_bytes(base64.b64decode(shot["data"]))
+    for call in (REGISTER, FEEDBACK):
+        page.click(f"{call} .opblock-summary-control")
+        page.wait(f"!!document.querySelector('{call} .responses-table')")
+    page.click(f"{REGISTER} .try-out__btn")
+    page.click(".auth-wrapper .btn.authorize")
+    page.wait("!!document.querySelector('.auth-container input')")
+    # innerWidth would grow with a page that is wider than the screen.
+    assert page.run("document.documentElement.scrollWidth") == 390
 
 
 def test_the_browser_would_have_complained(page, live):

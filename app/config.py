@@ -20,8 +20,8 @@ class ConfigError(SystemExit):
 
 
 def _database_url(text: str) -> str:
-    """Check the scheme only; libpq checks the rest."""
-    if urlsplit(text).scheme not in ("postgresql", "postgres"):
+    """Check the scheme only; libpq alone judges the rest (`connections.check_url`)."""
+    if not text.startswith(("postgresql://", "postgres://")):
         # The value is not repeated: it may hold a password.
         raise ValueError("must be a postgresql:// URI")
     return text

@@ -1,5 +1,6 @@
 """What every room may know: sizes, types, environments, and what text the database can hold."""
 
+import json
 import re
 from datetime import UTC, datetime
 
@@ -37,6 +38,16 @@ def normalize_apns_token(push_token: str) -> str:
     Apple's API takes hex digits in either case; FCM's tokens are opaque and case-sensitive.
     """
     return push_token.lower() if _HEX.match(push_token) else push_token
+
+
+def escape_invisible(line: str) -> str:
+    r"""Return a line of JSON with `\u…` for what JSON leaves as it is and a terminal may obey.
+
+    That is DEL, the C1 controls, and what changes the direction of text.
+    """
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def iso(moment: datetime) -> str:

@@ -33,10 +33,8 @@ class Services:
         return retries.committed(verb, self.settings.request_deadline)
 
     def close(self) -> None:
-        """Close all connections: to PostgreSQL (an app context is pushed) and to Rocket.Chat."""
+        """Close all connections to PostgreSQL; an app context is pushed."""
         db.engine.dispose()
-        if self.confirmation:
-            self.confirmation.close()
 
 
 def init_app(app: Flask, settings: Settings, connect: Callable[..., Connection]) -> None:

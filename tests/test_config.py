@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from app import create_app
 from app.config import ROOT, ConfigError, Settings, without_setting
@@ -45,6 +46,48 @@ def test_a_uri_that_libpq_cannot_read_stops_the_start_and_is_not_shown():
     with pytest.raises(ConfigError) as error:
         create_app(Settings(database_url=url))
     assert "secret" not in str(error.value.code)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:Top@s3cret@host/db",
+        "postgresql://app:Top/s3cret@host/db",
+        "postgresql://app:5432/s3cret@host/db",
+        "postgresql://app:Top@5432:s3cret@host/db",
+        "postgresql://app:a?b@s3cret@host/db",
+        "postgresql://app:a@b?s3cret@host/db",
+        "postgresql://app%3As3cret@host/db",
+        "postgresql://app:x@host:54s3cret/db",
+        "postgresql://app:s3cret\udcff@host/db",  # bytes that are not UTF-8
+        "postgresql://app:%zzs3cret@host/db",
+        "postgresql://app:s3 cret@host/db",
+    ],
+)
+def test_a_uri_whose_password_would_be_taken_for_a_host_is_refused(url):
+    with pytest.raises(ConfigError) as error:
+        create_app(Settings.from_env({"DATABASE_URL": url}))
+    assert "cret" not in str(error.value.code)
+    assert not error.value.__context__ or error.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://app:s3cret℀x@h/db", {"password": "s3cret℀x", "host": "h"}),
+        ("postgresql://app:hello[s3cret]x@h/db", {"password": "hello[s3cret]x", "host": "h"}),
+        ("postgresql://app:a?b#c:d@h/db", {"password": "a?b#c:d", "host": "h"}),
+        ("postgresql://app:%40%2F@h/db", {"password": "@/", "host": "h"}),
+        ("postgres://app:p@[::1]:1,[::2]:2/db", {"host": "::1,::2", "port": "1,2"}),
+        ("postgresql://app:p@[::1],[::2]/db", {"host": "::1,::2"}),
+        ("postgresql://app@%2Frun%2Fpg,h/db", {"host": "/run/pg,h"}),
+        ("postgresql:///db?host=/run/a@b&user=x", {"host": "/run/a@b"}),
+    ],
+)
+def test_libpq_alone_judges_a_uri(url, named):
+    settings = Settings.from_env({"DATABASE_URL": url})
+    create_app(settings)
+    assert named.items() <= conninfo_to_dict(settings.database_url).items()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def require_service_key() -> None:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     found = None
     if scheme.lower() == "bearer" and key:
-        key_hash = hash_secret(key.strip().encode("latin-1", "replace"))
+        key_hash = hash_secret(key.strip(" \t").encode("latin-1", "replace"))
         found = services.current().retrying(lambda: service_keys.find(key_hash))
     if found is None:
         raise errors.unauthorized()

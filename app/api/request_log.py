@@ -18,6 +18,8 @@ from app import metrics
 
 UNKNOWN = "unknown"  # the route of what is not there
 STDERR = 2
+# Of every answer: it may hold push tokens, and its type is what it says.
+HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 KEY = "push_registry.request"  # in the WSGI environment
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
@@ -37,6 +39,10 @@ class RequestRecord:
         self.request_id = given_id if _SAFE_ID.match(given_id) else secrets.token_hex(8)
         self.user_id: str | None = None  # proven, not only claimed
         self.service: str | None = None  # the name of its key
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers that every answer has."""
+        return (*HEADERS, ("X-Request-Id", self.request_id))
 
     def end(self, status: int) -> None:
         """Count the request, and write its line at level info.
@@ -82,7 +88,8 @@ def _end(response: Response) -> Response:
     """End a request that Flask has answered."""
     record: RequestRecord | None = request.environ.get(KEY)
     if record is not None:  # there is none in a context that a test made
-        response.headers["X-Request-Id"] = record.request_id
+        for name, value in record.headers():
+            response.headers[name] = value
         record.route = request.url_rule.rule if request.url_rule else UNKNOWN
         record.end(response.status_code)
     return response

@@ -7,8 +7,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import click
+import psycopg
 from flask.cli import AppGroup
 
+from app.cli.terminal import printable
 from app.database.failures import is_unavailable, original
 from app.limits import MAX_USER_ID, is_text
 
@@ -20,14 +22,19 @@ def in_one_line() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # click ends quietly
+    except click.ClickException as error:  # it may repeat a name, or what the system says
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
     except OSError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
     except Exception as error:
-        if not is_unavailable(error):
-            raise
         cause = original(error)
-        text = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise click.ClickException(f"the database cannot do it now: {text}") from None
+        if not isinstance(cause, psycopg.Error) and not is_unavailable(error):
+            raise
+        # The first line only: those that follow repeat rows, push tokens among them.
+        text = printable((str(cause).splitlines() or [type(cause).__name__])[0])
+        what = "cannot do it now" if is_unavailable(error) else "refuses it"
+        raise click.ClickException(f"the database {what}: {text}") from None
 
 
 class Commands(AppGroup):

@@ -5,7 +5,6 @@ It never prints a password: neither the DATABASE_URL nor any other value that ma
 
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict
 
 import click
@@ -57,9 +56,8 @@ def _upstream(settings: Settings) -> Finding:
 
     url = settings.rocketchat_url or ""
     upstream = RocketChat(url, settings.rocketchat_timeout)
-    with closing(upstream):
-        # No user has these credentials: a Rocket.Chat that answers denies them.
-        verdict = upstream.ask(b"", b"flask-doctor", "flask-doctor")
+    # No user has these credentials: a Rocket.Chat that answers denies them.
+    verdict = upstream.ask(b"", b"flask-doctor", "flask-doctor")
     if verdict is CheckResult.DENIED:
         return Finding("upstream", "right", f"Rocket.Chat answers at {url}")
     problem = upstream.problem or "confirms credentials that no user has"
@@ -81,9 +79,9 @@ def doctor(as_json: bool) -> None:
     for finding in examine(shared and shared.settings, extensions.get("config_problem")):
         found.append(finding)
         if not as_json:
-            click.echo(f"{finding.state:8} {finding.check}: {finding.says}")
+            click.echo(f"{finding.state:8} {finding.check}: {printable(finding.says)}")
             if finding.do:
-                click.echo(f"{'':8} → {finding.do}")
+                click.echo(f"{'':8} → {printable(finding.do)}")
     is_ok = all(finding.state in ("right", "warning") for finding in found)
     if as_json:
         print_json(ok=is_ok, checks=[asdict(finding) for finding in found])

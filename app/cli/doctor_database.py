@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 from alembic.script import ScriptDirectory
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 
 from app.cli.terminal import printable
 from app.config import ROOT, ConfigError, Settings
@@ -48,7 +47,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         connection = connections.connector(settings, writes=False)(autocommit=True)
     except (psycopg.Error, ConfigError, RuntimeError, OSError) as error:
         do = "start the server, or correct DATABASE_URL"
-        says = f"cannot be reached: {_without_password(settings, error)}"
+        says = f"cannot be reached: {_in_a_line(error)}"
         yield Finding("database", "wrong", says, do)
         for check in rest:
             yield Finding(check, "skipped", "needs the database")
@@ -68,18 +67,17 @@ def _try(
     try:
         return find(connection, settings)
     except psycopg.Error as error:
-        says = f"the database does not tell: {_without_password(settings, error)}"
+        says = f"the database does not tell: {_in_a_line(error)}"
         return Finding(check, "wrong", says, "see the server's log")
 
 
-def _without_password(settings: Settings, error: BaseException) -> str:
-    """Return an error's text in a line, without the passwords of the DATABASE_URL."""
-    text = " ".join(str(error).split())
-    named = conninfo_to_dict(settings.database_url or "")
-    for hidden in (named.get("password"), named.get("sslpassword")):
-        if hidden:
-            text = text.replace(str(hidden), "…")
-    return printable(text)
+def _in_a_line(error: BaseException) -> str:
+    """Return an error's text in a line.
+
+    It holds no password: libpq names hosts, users and databases only, and a URI of whose password
+    it takes a part for one of these is refused before (`connections.check_url`).
+    """
+    return printable(" ".join(str(error).split()))
 
 
 def _one(connection: Connection, query: str, *parameters: object) -> Any:

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from app import services
 from app.cli import stats
 from app.cli.commands import Commands, source
-from app.cli.terminal import Meter, print_json, printable
+from app.cli.terminal import Meter, print_json, warn
 from app.database.connections import Connection, connector
 from app.database.revision import estimated_rows
 from app.limits import MAX_APP_NAME, is_text
@@ -68,9 +68,9 @@ class Rejects:
             return
         self._shown += 1
         if self._shown <= 10:
-            click.echo(f"line {entry.line}: {printable(reason)}", err=True)
+            warn(f"line {entry.line}: {reason}")
         elif self._shown == 11:
-            click.echo("Further rejects are not shown; --rejects FILE has them all.", err=True)
+            warn("Further rejects are not shown; --rejects FILE has them all.")
 
     def close(self) -> None:
         """Write the rest to the file and close it."""
@@ -135,7 +135,7 @@ def import_push_tokens(
         except UnreadableError as error:
             problem = str(error)
         except BaseException:
-            click.echo(f"Stopped; committed so far: {importer.summary.as_dict()}", err=True)
+            warn(f"Stopped; committed so far: {importer.summary.as_dict()}")
             raise
     done = importer.summary.as_dict()
     print_json(**done)

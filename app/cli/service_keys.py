@@ -3,7 +3,7 @@
 import click
 
 from app.cli.commands import Commands, UserId
-from app.cli.terminal import print_json
+from app.cli.terminal import print_json, warn
 from app.limits import iso
 from app.models import db
 from app.registry import service_keys
@@ -48,5 +48,5 @@ def revoke_service_keys(name: str, keep_latest: bool, key_id: str | None) -> Non
     db.session.commit()
     if not revoked:
         which = f" and the id {key_id!r}" if key_id else ""
-        click.echo(f"No live key bears the name {name!r}{which}.", err=True)
+        warn(f"No live key bears the name {name!r}{which}.")
     print_json(name=name, revoked=revoked)

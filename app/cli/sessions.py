@@ -8,7 +8,7 @@ import click
 
 from app import services
 from app.cli.commands import Commands, UserId, source
-from app.cli.terminal import Meter, print_json, printable
+from app.cli.terminal import Meter, print_json, warn
 from app.identifiers import hash_secret
 from app.limits import iso
 from app.models import UserSession, db
@@ -81,7 +81,7 @@ def import_sessions(file: str) -> None:
 
 
 def _report(line: int, reason: str) -> None:
-    click.echo(f"line {line}: {printable(reason)}", err=True)
+    warn(f"line {line}: {reason}")
 
 
 @group.command("purge")

@@ -10,17 +10,24 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.limits import escape_invisible
+
 EVERY = 5.0  # seconds between two lines where there is no terminal
 SMOOTH = 0.1  # seconds between two looks of the bar
 
 
 def print_json(**result: object) -> None:
     """Print a command's result: one JSON line on stdout."""
-    click.echo(orjson.dumps(result).decode())
+    click.echo(escape_invisible(orjson.dumps(result).decode()))
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr; it may repeat what others wrote."""
+    click.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:
-    """Return the text without control characters: apps choose their names freely."""
+    """Return the text without control characters: users and apps choose their names freely."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -59,7 +66,7 @@ class Meter:
         self._progress.update(self._task, completed=self._place, rate=self._rate())
         self._progress.stop()
         if self._progress.disable:
-            click.echo(f"{self._what}: {self._rate()}", err=True)
+            warn(f"{self._what}: {self._rate()}")
 
     def at(self, place: float, rows: int, rejected: int = 0) -> None:
         """Show that `rows` rows are done and others rejected, and the place that was reached."""
@@ -71,7 +78,7 @@ class Meter:
         self._progress.update(self._task, completed=place, rate=self._rate())
         if self._progress.disable:
             part = f", {min(place / self._total, 1):.0%}" if self._total else ""
-            click.echo(f"{self._what}: {self._rate()}{part}", err=True)
+            warn(f"{self._what}: {self._rate()}{part}")
 
     def _rate(self) -> str:
         seconds = time.monotonic() - self._started

@@ -1,5 +1,6 @@
 """Opens connections to PostgreSQL, for every pool and command."""
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -178,10 +179,36 @@ def _notice_end(context: Any) -> None:
 
 
 def check_url(settings: Settings) -> None:
-    """Raise ConfigError for a DATABASE_URL that libpq cannot read."""
-    if settings.database_url:
-        try:
-            conninfo_to_dict(settings.database_url)
-        except psycopg.ProgrammingError:
-            # libpq's message repeats parts of the URI, which may hold a password.
-            raise ConfigError("DATABASE_URL", "is not a URI that libpq can read") from None
+    """Raise ConfigError for a DATABASE_URL that libpq cannot read, or reads amiss.
+
+    No message repeats any of it, as libpq's own do: it may hold a password.
+    """
+    if not settings.database_url:
+        return
+    try:
+        named = conninfo_to_dict(settings.database_url)
+    except UnicodeError:
+        raise ConfigError("DATABASE_URL", "is not UTF-8") from None
+    except psycopg.ProgrammingError:
+        raise ConfigError("DATABASE_URL", "is not a URI that libpq can read") from None
+    if _is_misread(settings.database_url, named):
+        problem = "must have @ as %40, / as %2F and : as %3A within its user and password"
+        raise ConfigError("DATABASE_URL", problem)
+
+
+def _is_misread(url: str, named: Mapping[str, Any]) -> bool:
+    """Tell whether libpq takes a part of the password for something else.
+
+    It splits at the first `@` and `/`. The rest of a password that holds one becomes a host, a
+    port or a database, which errors name.
+    """
+    hosts = str(named.get("host", "")).split(",")
+    ports = str(named.get("port", "")).split(",")
+    # After the credentials, as libpq finds them; a `?` within them is no query.
+    rest = re.sub(r"^[^@/]*@", "", url.partition("://")[2])
+    return (
+        any("@" in host and not host.startswith(("@", "/")) for host in hosts)
+        or any(port and not (port.isascii() and port.isdigit()) for port in ports)
+        or "@" in rest.partition("?")[0]
+        or ":" in str(named.get("user", ""))
+    )

@@ -99,6 +99,7 @@ def shared_answers() -> dict[str, Json]:
         "403": refused("The key lacks the scope.", str(no_scope["error"])),
         "404": refused("Nothing of the caller's is there.", "Resource not found"),
         "405": refused("Wrong method.", errors.TEXTS[405]),
+        "408": refused("The request was not complete in time.", "Request Timeout"),
         "413": refused("The body is too large.", errors.TEXTS[413]),
         "414": refused("The path is too long.", "Request URI too long"),
         "415": refused("The body is not JSON.", errors.TEXTS[415]),

@@ -89,7 +89,7 @@ def _statuses(call: Call, *, is_guarded: bool, has_scope: bool) -> Json:
         content(call.answer, call.example) if is_json else {call.answer: {"schema": STRING}}
     )
     found = {call.status: good}
-    shared = {"400", "405", "413", "414", "429", "431", "500", "503", *call.more}
+    shared = {"400", "405", "408", "413", "414", "429", "431", "500", "503", *call.more}
     if is_guarded:
         shared.add("401")
     if has_scope:

@@ -25,10 +25,6 @@ class Confirmation:
         self._deadline = settings.request_deadline
         self._single_flight: SingleFlight[int | None] = SingleFlight()
 
-    def close(self) -> None:
-        """Close the connections to Rocket.Chat."""
-        self._rocketchat.close()
-
     def confirm(self, token_hash: bytes, user_id: str, auth_token: bytes) -> int | None:
         """Ask about credentials; return the greatest age of a confirmation that is valid now.
 

@@ -9,13 +9,13 @@ import json
 import logging
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
 from enum import Enum
-from http.client import RemoteDisconnected
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.response import BaseHTTPResponse
@@ -24,7 +24,7 @@ from app import metrics
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 20  # checks at the same time in one process; kept open between checks
+MAX_CONNECTIONS = 20  # checks at the same time in one process
 MAX_ANSWER = 256 * 1024  # bytes; a user of many settings has 10 KiB
 COOLDOWN = 1.0  # seconds without a check after Rocket.Chat was away; then one request tries
 DENIED_FOR = 5.0  # seconds for which a denial is remembered
@@ -42,17 +42,17 @@ class CheckResult(Enum):
 
 
 class RocketChat:
-    """The connections of one process to one Rocket.Chat, and what it said recently."""
+    """What one process asks one Rocket.Chat, and what that said recently."""
 
     def __init__(self, url: str, timeout: float):
         """Take the URL, whose path is kept, and the seconds that a check may take as a whole."""
         parts = urlsplit(url)
+        # Made once: it reads all authorities.
+        tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._timeout = timeout
         self._connections: queue.LifoQueue[_Connection] = queue.LifoQueue()
         for _ in range(MAX_CONNECTIONS):
-            self._connections.put(
-                _Connection(parts.scheme, parts.hostname or "", parts.port, parts.path)
-            )
+            self._connections.put(_Connection(parts, tls))
         self._mutex = threading.Lock()
         self._denied: OrderedDict[bytes, float] = OrderedDict()
         self._away_until: float | None = None
@@ -82,11 +82,6 @@ class RocketChat:
                 self._remember(key)
         metrics.ROCKETCHAT_CHECKS.labels(result.value).observe(time.monotonic() - began)
         return result
-
-    def close(self) -> None:
-        """Close the idle connections; the next check opens another."""
-        for connection in list(self._connections.queue):
-            connection.close()
 
     def _remember(self, key: bytes) -> None:
         """Remember a denial; beyond MAX_DENIED the oldest is forgotten."""
@@ -121,61 +116,52 @@ class RocketChat:
 
 
 class _Connection:
-    """A connection to Rocket.Chat, opened when it is first needed or was closed."""
+    """Asks Rocket.Chat, over a new connection each time.
 
-    def __init__(self, scheme: str, host: str, port: int | None, path: str):
-        kind = HTTPSConnection if scheme == "https" else HTTPConnection
-        self._connection = kind(host, port)
-        self._path = f"{path.rstrip('/')}/api/v1/me"
+    On a kept one an answer could come late, or twice, and would be believed for the next caller:
+    HTTP does not say which question an answer is to.
+    """
 
-    def close(self) -> None:
-        """Close the connection; the next request opens another."""
-        self._connection.close()
+    def __init__(self, url: SplitResult, tls: ssl.SSLContext | None):
+        host, port = url.hostname or "", url.port
+        self._connection = (
+            HTTPSConnection(host, port, ssl_context=tls) if tls else HTTPConnection(host, port)
+        )
+        self._path = f"{url.path.rstrip('/')}/api/v1/me"
 
     def get(self, headers: dict[str, str], deadline: float) -> tuple[int, bytes]:
         """Request `/api/v1/me`; return status and body, both read before the deadline.
 
-        A kept connection may have been closed by the other side: then the request is sent once
-        more, over a new one. Raises TimeoutError after the deadline, ValueError for a body over
-        MAX_ANSWER, and what urllib3 and http.client raise.
+        Raises TimeoutError after the deadline, ValueError for a body over MAX_ANSWER, and what
+        urllib3 and http.client raise.
         """
-        headers |= {"Accept": "application/json", "Accept-Encoding": "identity"}
-        was_kept = self._connection.is_connected
-        try:
-            return self._get(headers, deadline)
-        except (RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            if not was_kept:
-                raise
-            return self._get(headers, deadline)
-
-    def _get(self, headers: dict[str, str], deadline: float) -> tuple[int, bytes]:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        if not self._connection.is_connected:
-            self._connection.close()
+        headers |= {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
         self._connection.timeout = left
-        if self._connection.sock:
-            self._connection.sock.settimeout(left)
         # A socket's timeout is of one read; the timer also ends an answer of a byte a second.
         clock = threading.Timer(left, self._cut)
         clock.daemon = True
         clock.start()
+        response: BaseHTTPResponse | None = None
         try:
             self._connection.request("GET", self._path, headers=headers, preload_content=False)
-            response: BaseHTTPResponse = self._connection.getresponse()
+            response = self._connection.getresponse()
             body = response.read(MAX_ANSWER + 1)
             if len(body) > MAX_ANSWER:
                 raise ValueError("too large")
             if time.monotonic() >= deadline:
                 raise TimeoutError
-            if response.headers.get("Connection", "").lower() == "close":
-                self._connection.close()
-        except BaseException:
-            self._connection.close()  # what is left of its answer must not reach the next request
-            raise
         finally:
             clock.cancel()
+            if response is not None:
+                response.close()
+            self._connection.close()
         return response.status, body
 
     def _cut(self) -> None:

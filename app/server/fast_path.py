@@ -16,7 +16,7 @@ from app.api.auth import parse_credentials
 from app.api.bodies import MAX_BODY
 from app.api.request_log import RequestRecord
 from app.registry.registration import Registered, Registration
-from app.server.wsgi import Answer
+from app.server.wsgi import HEADERS, Answer
 
 METHOD, PATH = "POST", b"/api/v1/push.token"
 ROUTE = PATH.decode()
@@ -60,6 +60,7 @@ def answer(registered: Registered, record: RequestRecord) -> Answer:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *HEADERS,
         (b"x-request-id", record.request_id.encode()),
     ]
     return Answer(200, headers, body)

@@ -178,7 +178,7 @@ def refusal(error: Exception, record: RequestRecord) -> Answer:
 def json_answer(
     status: int,
     body: object,
-    record: RequestRecord | None = None,
+    record: RequestRecord,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Return an answer in JSON, with the request's id."""
@@ -186,9 +186,9 @@ def json_answer(
     fields = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(data)),
+        *wsgi.HEADERS,
+        (b"x-request-id", record.request_id.encode()),
     ]
     for name, value in (headers or {}).items():
         fields.append((name.lower().encode(), value.encode()))
-    if record:
-        fields.append((b"x-request-id", record.request_id.encode()))
     return Answer(status, fields, data)

@@ -10,10 +10,14 @@ from urllib.parse import unquote_to_bytes
 
 from flask import Flask
 
+from app.api import request_log
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
+# As they are on the wire; of every answer, whichever way it takes.
+HEADERS = [(name.lower().encode(), value.encode()) for name, value in request_log.HEADERS]
 PART = 256 * 1024  # bytes of a body that is made in parts, made at a time
 
 

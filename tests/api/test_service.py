@@ -67,6 +67,14 @@ class TestKeys:
         assert client.post(LOOKUP, json={}, headers=alice.headers).status_code == 401
         assert client.get(URL, headers=issue("lookup")).status_code == 401
 
+    @pytest.mark.parametrize("byte", ["\xa0", "\x85", "\x1c"])
+    def test_a_key_with_a_byte_more_is_another_key(self, client, issue, byte):
+        """Also one that Unicode counts as a space; HTTP's are the blank and the tab."""
+        right = issue("lookup")["Authorization"]
+        for header, status in ((f"{right}{byte}", 401), (f"{right} \t", 400)):
+            answer = client.post(LOOKUP, json={}, headers={"Authorization": header})
+            assert answer.status_code == status
+
     def test_rotation_without_downtime(self, client, issue, runner):
         old, new = issue("lookup"), issue("lookup")
         for headers in (old, new):

@@ -52,15 +52,7 @@ def judged(new_app, database_url, server, monkeypatch):
 @pytest.fixture
 def ask_at():
     """A function that makes the way to a Rocket.Chat."""
-    made = []
-
-    def ask_at(url, timeout=2):
-        made.append(RocketChat(url, timeout))
-        return made[-1]
-
-    yield ask_at
-    for one in made:
-        one.close()
+    return lambda url, timeout=2: RocketChat(url, timeout)
 
 
 @pytest.fixture
@@ -185,9 +177,6 @@ def test_nobody_listens(judged, client, server, aged, carol):
     aged(RECHECK + 1)
     server.shutdown()
     server.server_close()
-    judged.extensions[
-        "push_registry"
-    ].confirmation.close()  # the thread of a kept connection would answer
     assert post(client, carol).status_code == 200
     stranger = post(client, Caller("dave", "x" * 43))
     assert (stranger.status_code, stranger.headers["Retry-After"]) == (503, "1")
@@ -438,7 +427,8 @@ def test_when_it_is_away_one_tries_and_the_others_do_not_wait(server, monkeypatc
     assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
 
 
-def test_a_connection_is_kept_and_one_that_was_closed_is_opened_again(ask_at):
+def test_one_that_was_away_is_asked_again_when_it_is_back(ask_at, monkeypatch):
+    monkeypatch.setattr(rocketchat, "COOLDOWN", 0)
     port = free_port()
     upstream = ask_at(f"http://127.0.0.1:{port}/", 2)
     for _ in range(3):
@@ -446,9 +436,30 @@ def test_a_connection_is_kept_and_one_that_was_closed_is_opened_again(ask_at):
             server.signed_in["secret"] = "dave"
             for _ in range(3):
                 assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
-        for connection in list(upstream._connections.queue):  # its threads keep what is open
-            if sock := connection._connection.sock:
-                sock.shutdown(2)
+        assert upstream.ask(b"0", b"secret", "dave") is CheckResult.UNSURE
+
+
+@pytest.mark.parametrize("late", [0, 0.05])
+@pytest.mark.parametrize("status", [200, 401])
+def test_an_answer_that_comes_twice_is_believed_once(server, ask_at, monkeypatch, late, status):
+    """However late the second one is: for the next caller it would be somebody else's."""
+    said = {200: {"_id": "dave", "success": True}, 401: ERAS["8.0"]}[status]
+
+    def twice(handler):
+        handler.say(status, said)
+        time.sleep(late)
+        handler.say(status, said)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(rocketchat, "MAX_CONNECTIONS", 1)
+    upstream = ask_at(server.url)
+    server.fault = twice
+    assert (
+        upstream.ask(b"1", b"one", "dave")
+        is CheckResult[{200: "CONFIRMED", 401: "DENIED"}[status]]
+    )
+    server.fault = answer(403, {}) if late else FAULTS["hang"]
+    assert upstream.ask(b"2", b"two", "dave") is CheckResult.UNSURE
 
 
 def test_a_path_before_the_api_is_kept(server, ask_at):

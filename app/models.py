@@ -6,9 +6,11 @@ from typing import Annotated
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     CheckConstraint,
     ColumnElement,
     ForeignKey,
+    Identity,
     Index,
     Interval,
     LargeBinary,
@@ -168,6 +170,11 @@ class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
     __tablename__ = "service_keys"
     __table_args__ = (
         CheckConstraint("scopes <@ ARRAY['lookup', 'feedback', 'sessions']", name="scopes"),
+        CheckConstraint(
+            "app_names IS NULL"
+            " OR (cardinality(app_names) > 0 AND NOT scopes @> ARRAY['sessions'])",
+            name="app_names",
+        ),
         {"comment": "Keys of the services that send or announce sessions."},
     )
 
@@ -183,4 +190,46 @@ class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
     )
     revoked_at: Mapped[Timestamp | None] = mapped_column(
         comment="When it was revoked; null: it is good."
+    )
+    app_names: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text), comment="The apps whose registrations it may see and remove; null: all."
+    )
+    expires_at: Mapped[Timestamp | None] = mapped_column(
+        comment="It is good until then; null: for ever."
+    )
+
+
+class ServiceKeyUse(db.Model):  # type: ignore[name-defined,misc]
+    """When a key was last used; a table of its own, because the serving role may write it."""
+
+    __tablename__ = "service_key_uses"
+    __table_args__ = ({"comment": "When service keys were last used; serving writes it."},)
+
+    key_hash: Mapped[bytes] = mapped_column(
+        ForeignKey(ServiceKey.key_hash, ondelete="CASCADE"), primary_key=True, comment="The key."
+    )
+    used_at: Mapped[Timestamp] = mapped_column(comment="When it was used, to about an hour.")
+
+
+class ServiceKeyEvent(db.Model):  # type: ignore[name-defined,misc]
+    """Who issued or revoked a key; the database itself says which role and when."""
+
+    __tablename__ = "service_key_events"
+    __table_args__ = (
+        {"comment": "Who issued and revoked which service key: rows are only added."},
+    )
+
+    id: Mapped[int] = mapped_column(
+        BigInteger, Identity(always=True), primary_key=True, comment="Rises with time."
+    )
+    happened_at: Mapped[Timestamp] = mapped_column(server_default=func.now(), comment="When.")
+    role: Mapped[Opaque] = mapped_column(
+        server_default=text("SESSION_USER"), comment="The role of the database that did it."
+    )
+    event: Mapped[Opaque] = mapped_column(comment="issued or revoked.")
+    name: Mapped[Opaque] = mapped_column(comment="The service whose key it is.")
+    key_id: Mapped[Opaque] = mapped_column(comment="The key: the first 8 hex digits of its hash.")
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), comment="The calls it may make.")
+    app_names: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text), comment="The apps it is for; null: all."
     )

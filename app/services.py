@@ -1,7 +1,7 @@
 """What the parts of one app share, as a typed object instead of names in `app.extensions`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from flask import Flask, current_app
@@ -23,6 +23,7 @@ class Services:
     connect: Callable[..., Connection]
     confirmation: Confirmation | None = None  # None: sessions are only known here
     openapi: bytes | None = None  # the document, once it was asked for
+    key_uses: dict[bytes, float] = field(default_factory=dict)  # when next to note a key's use
 
     def retrying(self, verb: Callable[[], T]) -> T:
         """Run a verb within the deadline of a request; see `retries.retrying`."""
@@ -31,6 +32,10 @@ class Services:
     def committed(self, verb: Callable[[], T]) -> T:
         """Run a verb and commit within the deadline of a request; see `retries.committed`."""
         return retries.committed(verb, self.settings.request_deadline)
+
+    def attempted(self, verb: Callable[[], object]) -> bool:
+        """Run a verb and commit, once; tell whether it worked. See `retries.attempted`."""
+        return retries.attempted(verb)
 
     def close(self) -> None:
         """Close all connections to PostgreSQL; an app context is pushed."""

@@ -5,7 +5,8 @@ Everything commits for real, as the hot path does by itself: no savepoint could 
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -21,6 +22,14 @@ from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
 from tests.support.roles import Roles
+
+
+class Urls(NamedTuple):
+    """The URIs by which a database is used: by the tests, the service, and who issues keys."""
+
+    tests: str
+    app: str
+    issuer: str
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,23 +78,23 @@ def new_database(server_url: str) -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def migrated(new_database, request) -> Iterator[tuple[str, str]]:
-    """A migrated database of this run's own: its URI for the tests, and for the service."""
+def migrated(new_database, request) -> Iterator[Urls]:
+    """A migrated database of this run's own."""
     url = new_database()
     if not request.config.getoption("--as-app-role"):
         migrate(url, "upgrade", "head")
-        yield url, url
+        yield Urls(url, url, url)
         return
     with Roles.on(url) as roles:
         migrate(roles.url("owner"), "upgrade", "head")
         roles.grant()
-        yield url, roles.url("app")
+        yield Urls(url, roles.url("app"), roles.url("issuer"))
 
 
 @pytest.fixture(scope="session")
-def database_url(migrated: tuple[str, str]) -> str:
+def database_url(migrated: Urls) -> str:
     """The URI by which the service uses that database."""
-    return migrated[1]
+    return migrated.app
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +120,9 @@ def new_app() -> Iterator[Callable[..., Flask]]:
 
 
 @pytest.fixture(scope="session")
-def owner(migrated: tuple[str, str]) -> Iterator[Database]:
+def owner(migrated: Urls) -> Iterator[Database]:
     """The tests' own connection, for what no call of ours does."""
-    with psycopg.connect(migrated[0], autocommit=True, row_factory=dict_row) as connection:
+    with psycopg.connect(migrated.tests, autocommit=True, row_factory=dict_row) as connection:
         yield Database(connection)
 
 
@@ -121,6 +130,7 @@ def owner(migrated: tuple[str, str]) -> Iterator[Database]:
 def database(owner: Database) -> Iterator[Database]:
     """The database, empty before each test."""
     yield owner
+    owner.execute("DELETE FROM service_key_events")
     owner.execute("DELETE FROM service_keys")
     owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
 
@@ -142,6 +152,19 @@ def runner(app: Flask) -> FlaskCliRunner:
     return app.test_cli_runner()
 
 
+@pytest.fixture(scope="session")
+def issuer_app(migrated: Urls) -> Iterator[Flask]:
+    """The commands as the role runs them that issues service keys."""
+    app = create_app(Settings(database_url=migrated.issuer, database_pool_size=1))
+    yield app
+    close(app)
+
+
+@pytest.fixture
+def issuer(issuer_app: Flask) -> FlaskCliRunner:
+    return issuer_app.test_cli_runner()
+
+
 @pytest.fixture
 def alice(database: Database) -> Caller:
     """A signed-in user."""
@@ -155,12 +178,13 @@ def bob(database: Database) -> Caller:
 
 
 @pytest.fixture
-def issue(runner):
+def issue(issuer):
     """A function that issues a service key and returns its header."""
 
-    def issue(*scopes: str, name: str = "sender") -> dict[str, str]:
+    def issue(*scopes: str, name: str = "sender", apps: Sequence[str] = ()) -> dict[str, str]:
         flags = [flag for scope in scopes for flag in ("--scope", scope)]
-        result = runner.invoke(args=["service-keys", "issue", name, *flags])
+        flags += [flag for app in apps for flag in ("--app-name", app)]
+        result = issuer.invoke(args=["service-keys", "issue", name, *flags])
         assert result.exit_code == 0, result.output
         return {"Authorization": f"Bearer {json.loads(result.stdout)['key']}"}
 

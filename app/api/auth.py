@@ -1,5 +1,6 @@
 """The guards of the blueprints: sessions of apps, keys of services."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +12,9 @@ from app.database.failures import UnavailableError
 from app.identifiers import hash_secret
 from app.limits import MAX_USER_ID, is_text
 from app.registry import service_keys, sessions
+
+USE_NOTED_FOR = 3600.0  # seconds
+USE_RETRY = 60.0  # seconds, after it could not be noted
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])
@@ -67,7 +71,8 @@ def requires_scope(scope: str) -> Callable[[View], View]:
 def require_service_key() -> None:
     """Require a live service key (`Authorization: Bearer`): 401; with the view's scope: 403.
 
-    From here on the log knows the name of the service.
+    From here on the log knows the name of the service, and `g.app_names` the apps that the key is
+    bound to (None: all).
     """
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     found = None
@@ -77,9 +82,21 @@ def require_service_key() -> None:
     if found is None:
         raise errors.unauthorized()
     request.environ[request_log.KEY].service = found["name"]
+    g.app_names = found["app_names"]
+    _note_use(key_hash)
     view: Any = current_app.view_functions[str(request.endpoint)]
     if view.scope not in found["scopes"]:
         raise errors.forbidden()
+
+
+def _note_use(key_hash: bytes) -> None:
+    """Note in the database that a key is in use: once an hour and worker, not for each request."""
+    due, now = services.current().key_uses, time.monotonic()
+    if now < due.get(key_hash, now):
+        return
+    due[key_hash] = now + USE_NOTED_FOR  # before the statement: simultaneous requests write once
+    if not services.current().attempted(lambda: service_keys.note_use(key_hash)):
+        due[key_hash] = now + USE_RETRY
 
 
 def checks_session(view: View) -> View:

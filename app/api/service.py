@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from marshmallow import ValidationError
 
 from app import metrics, services
@@ -18,11 +18,16 @@ bp.before_request(require_service_key)
 Answer = dict[str, Any]
 
 
+def _only_apps_of_key() -> dict[str, list[str]]:
+    """Return how a question is narrowed to the apps that the caller's key is bound to."""
+    return {} if g.app_names is None else {"app_names": g.app_names}
+
+
 @bp.post("/push.tokens.lookup")
 @requires_scope("lookup")
 def look_up_push_tokens() -> Answer | Response:
     """Look up the registrations of up to 1,000 users."""
-    asked = service_schemas.lookup.load(json_object(request))
+    asked = service_schemas.lookup.load(json_object(request)) | _only_apps_of_key()
     with_environment = asked.pop("with_environment")
     user_ids = sorted(set(asked.pop("user_ids")))  # as COLLATE "C" sorts: by code point
 
@@ -45,7 +50,7 @@ def look_up_push_tokens() -> Answer | Response:
 @requires_scope("lookup")
 def list_push_tokens() -> Answer:
     """List all registrations, page by page."""
-    asked = service_schemas.list_page.load(json_object(request))
+    asked = service_schemas.list_page.load(json_object(request)) | _only_apps_of_key()
     shape = {"with_environment": asked.pop("with_environment")}
     rows, last = services.current().retrying(lambda: push_tokens.page(**asked))
     cursor = service_schemas.Cursor.of(last) if last else None
@@ -62,7 +67,7 @@ def take_feedback() -> Answer:
     """
     verdicts = service_schemas.feedback.load(json_object(request))["results"]
     try:
-        outcome = services.current().committed(lambda: feedback.apply(verdicts))
+        outcome = services.current().committed(lambda: feedback.apply(verdicts, g.app_names))
     except feedback.FutureVerdictError as ahead:
         problem = {ahead.field: ["Is more than 5 minutes in the future."]}
         raise ValidationError({"results": {ahead.place: problem}}) from None

@@ -9,10 +9,11 @@ from typing import Any, BinaryIO
 import click
 import psycopg
 from flask.cli import AppGroup
+from psycopg import errors
 
 from app.cli.terminal import printable
 from app.database.failures import is_unavailable, original
-from app.limits import MAX_USER_ID, is_text
+from app.limits import MAX_APP_NAME, MAX_USER_ID, is_text
 
 
 @contextmanager
@@ -34,6 +35,8 @@ def in_one_line() -> Iterator[None]:
         # The first line only: those that follow repeat rows, push tokens among them.
         text = printable((str(cause).splitlines() or [type(cause).__name__])[0])
         what = "cannot do it now" if is_unavailable(error) else "refuses it"
+        if isinstance(cause, errors.InsufficientPrivilege):
+            text += "; deploy/postgresql/roles.sql says which role may, such as the one for keys"
         raise click.ClickException(f"the database {what}: {text}") from None
 
 
@@ -53,13 +56,27 @@ def source(path: str) -> Iterator[tuple[BinaryIO, int]]:
         yield file, os.path.getsize(path) if os.path.isfile(path) else 0
 
 
-class UserId(click.ParamType[str]):
-    """A user id within the limits of the API."""
+class Identifier(click.ParamType[str]):
+    """Text within a limit of the API."""
 
-    name = "user_id"
+    max_bytes: int
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the id; fail with a message when it is not valid."""
-        if not is_text(value, MAX_USER_ID):
-            self.fail(f"must have 1 to {MAX_USER_ID} bytes of UTF-8", param, ctx)
+        """Return the text; fail with a message when it is not valid."""
+        if not is_text(value, self.max_bytes):
+            self.fail(f"must have 1 to {self.max_bytes} bytes of UTF-8", param, ctx)
         return str(value)
+
+
+class UserId(Identifier):
+    """A user id."""
+
+    name = "user_id"
+    max_bytes = MAX_USER_ID
+
+
+class AppName(Identifier):
+    """The name of an app."""
+
+    name = "app_name"
+    max_bytes = MAX_APP_NAME

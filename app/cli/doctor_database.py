@@ -26,7 +26,8 @@ RIGHTS = {
     "alembic_version": {"SELECT"},
     "user_sessions": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "push_tokens": {"SELECT", "INSERT", "UPDATE", "DELETE"},
-    "service_keys": {"SELECT", "INSERT", "UPDATE"},
+    "service_keys": {"SELECT"},
+    "service_key_uses": {"SELECT", "INSERT", "UPDATE"},
 }
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from app.cli.commands import Commands, UserId
+from app.cli.commands import AppName, Commands, UserId
 from app.cli.terminal import print_json, warn
 from app.limits import iso
 from app.models import db
@@ -16,24 +16,56 @@ group = Commands("service-keys", help="Keys of the services that look up, report
 @click.option(
     "--scope", "scopes", multiple=True, required=True, type=click.Choice(service_keys.SCOPES)
 )
-def issue_service_key(name: str, scopes: tuple[str, ...]) -> None:
+@click.option(
+    "--app-name",
+    "app_names",
+    multiple=True,
+    type=AppName(),
+    help="Bind the key to this app, and others: all else is as if absent.",
+)
+@click.option("--days", type=click.IntRange(1, 36500), help="Life of the key; else it has no end.")
+def issue_service_key(
+    name: str, scopes: tuple[str, ...], app_names: tuple[str, ...], days: int | None
+) -> None:
     """Make a key for the service NAME and print it; it is not shown again.
 
     To replace one without downtime, issue the new one, have the service use it, and then
     `service-keys revoke NAME --keep-latest`.
     """
-    key = service_keys.issue(name, scopes)
+    if app_names and service_keys.UNBINDABLE in scopes:
+        raise click.UsageError("Sessions belong to no app: no --app-name with --scope sessions.")
+    key = service_keys.issue(name, scopes, app_names=app_names, days=days)
     db.session.commit()
-    print_json(name=name, key=key, scopes=sorted(set(scopes)))
+    limits = {"appNames": sorted(set(app_names))} if app_names else {}
+    print_json(name=name, key=key, scopes=sorted(set(scopes)), **limits)
 
 
 @group.command("list")
 def list_service_keys() -> None:
     """Print a line for each key; `keyId` is the start of its SHA-256, not a secret."""
     for row in service_keys.all_keys():
-        revoked_at = row["revoked_at"] and iso(row["revoked_at"])
-        shown = {"name": row["name"], "scopes": row["scopes"], "keyId": row["key_id"]}
-        print_json(**shown, createdAt=iso(row["created_at"]), revokedAt=revoked_at)
+        shown = {name: row[name] for name in ("name", "scopes")}
+        shown |= {"appNames": row["app_names"], "keyId": row["key_id"]}
+        moments = ("created_at", "expires_at", "used_at", "revoked_at")
+        created, expires, used, revoked = (row[name] and iso(row[name]) for name in moments)
+        print_json(
+            **shown, createdAt=created, expiresAt=expires, lastUsedAt=used, revokedAt=revoked
+        )
+
+
+@group.command("history")
+def show_history() -> None:
+    """Print a line for each key that was issued or revoked: when, and by which database role."""
+    for row in service_keys.events():
+        print_json(
+            at=iso(row["happened_at"]),
+            role=row["role"],
+            event=row["event"],
+            name=row["name"],
+            keyId=row["key_id"],
+            scopes=row["scopes"],
+            appNames=row["app_names"],
+        )
 
 
 @group.command("revoke")

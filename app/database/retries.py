@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app import metrics
 from app.database.failures import RETRYABLE, LostRaceError, original
@@ -55,3 +55,15 @@ def committed(verb: Callable[[], T], seconds: float) -> T:
         return result
 
     return retrying(verb_and_commit, seconds)
+
+
+def attempted(verb: Callable[[], object]) -> bool:
+    """Run a verb that nobody waits for, and commit; tell whether it worked, and raise nothing."""
+    try:
+        verb()
+        db.session.commit()
+    except SQLAlchemyError as error:
+        metrics.count_database_error(original(error))
+        db.session.rollback()
+        return False
+    return True

@@ -85,19 +85,23 @@ def _key(verdict: Mapping[str, Any]) -> Key:
     return verdict["app_name"], normalize_apns_token(value) if type_ == APN else value, type_
 
 
-def apply(verdicts: Sequence[Mapping[str, Any]]) -> FeedbackCounts:
+def apply(
+    verdicts: Sequence[Mapping[str, Any]], app_names: Collection[str] | None = None
+) -> FeedbackCounts:
     """Remove the registrations that verdicts declare dead; count every verdict once.
 
     A registration renewed at the verdict's moment or later is kept. Of several verdicts on one
-    push token one removes it, and those after it meet nothing. Raises FutureVerdictError.
+    push token one removes it, and those after it meet nothing. With `app_names` registrations of
+    other apps are as if absent. Raises FutureVerdictError.
     """
     _check_clock(verdicts)
+    seen = [one for one in verdicts if app_names is None or one["app_name"] in app_names]
     dead: dict[Key, datetime] = {}
-    for verdict in filter(removes, verdicts):
+    for verdict in filter(removes, seen):
         key = _key(verdict)
         dead[key] = max(moment(verdict), dead.get(key, moment(verdict)))
     removed = _remove(dead)
-    remaining = _existing({_key(verdict) for verdict in verdicts} - removed)
+    remaining = _existing({_key(verdict) for verdict in seen} - removed)
     counts = {"removed": 0, "kept": 0, "unknown": 0}
     for verdict in verdicts:
         key = _key(verdict)

@@ -72,18 +72,22 @@ NARROWING = {
 }
 
 
-def _filters(wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
-    return [NARROWING[name] == value for name, value in wanted.items()]
+def _filters(wanted: Mapping[str, str | Sequence[str]]) -> list[ColumnElement[bool]]:
+    """Return the conditions: a column has the value, or `app_names` (of a key) has the app."""
+    return [
+        PushToken.app_name.in_(value) if name == "app_names" else NARROWING[name] == value
+        for name, value in wanted.items()
+    ]
 
 
-def look_up(user_ids: Sequence[str], **wanted: str) -> Sequence[RowMapping] | None:
+def look_up(user_ids: Sequence[str], **wanted: str | Sequence[str]) -> Sequence[RowMapping] | None:
     """Return users' latest renewed, enabled registrations in sessions that are not over.
 
     They are ordered by user, device and app.
 
-    `wanted` narrows them, by the names in NARROWING. Of what is left, MAX_OF_USER of each user at
-    most are returned. None where that is over LOOKUP_ROWS: then ask for fewer users at a time,
-    LOOKUP_USERS of them never have more.
+    `wanted` narrows them, by the names in NARROWING or to a list `app_names`. Of what is left,
+    MAX_OF_USER of each user at most are returned. None where that is over LOOKUP_ROWS: then ask
+    for fewer users at a time, LOOKUP_USERS of them never have more.
 
     A user's rows are found by the index and sorted, one user after the other, until there are
     enough: what a lookup costs is bounded by what the asked have, not by the table.
@@ -110,7 +114,7 @@ def page(
     count: int,
     cursor: str | None,
     updated_since: datetime | None = None,
-    **wanted: str,
+    **wanted: str | Sequence[str],
 ) -> tuple[Sequence[RowMapping], str | None]:
     """Return up to `count` registrations after the row `cursor`, and the row to go on after.
 

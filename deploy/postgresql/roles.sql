@@ -1,10 +1,11 @@
--- The roles of the push token registry: one migrates, one serves, one reports.
+-- The roles of the push token registry: one migrates, one serves, one issues service keys, one
+-- reports.
 --
 --   psql -X -v ON_ERROR_STOP=1 -d push_tokens -f deploy/postgresql/roles.sql
 --
 -- as a superuser, on the registry's database: before the first migration, and again after each.
 -- It may be run at any time and changes nothing the second time. Other names:
---   -v owner=… -v app=… -v report=…
+--   -v owner=… -v app=… -v issuer=… -v report=…
 -- The roles have no passwords: set them (\password), or allow the roles in pg_hba.conf.
 
 \if :{?owner}
@@ -15,6 +16,10 @@
 \else
     \set app push_tokens_app
 \endif
+\if :{?issuer}
+\else
+    \set issuer push_tokens_issuer
+\endif
 \if :{?report}
 \else
     \set report push_tokens_report
@@ -23,7 +28,7 @@
 SET client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I LOGIN', name)
-FROM unnest(ARRAY[:'owner', :'app', :'report']) AS name
+FROM unnest(ARRAY[:'owner', :'app', :'issuer', :'report']) AS name
 WHERE name NOT IN (SELECT rolname FROM pg_roles)
 \gexec
 
@@ -33,16 +38,19 @@ BEGIN;
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name)
-FROM unnest(ARRAY[:'owner', :'app', :'report']) AS name
+FROM unnest(ARRAY[:'owner', :'app', :'issuer', :'report']) AS name
 \gexec
 
 -- The role that migrates owns the tables and may make new ones.
 GRANT USAGE, CREATE ON SCHEMA public TO :"owner";
 
--- The role of gunicorn and of the commands: rights on rows, and no table of its own except the
--- temporary ones of `push-tokens import`.
+-- The role of gunicorn and of most commands: rights on rows, and no table of its own except the
+-- temporary ones of `push-tokens import`. It reads service keys and cannot make itself one.
 GRANT USAGE ON SCHEMA public TO :"app";
 SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), :'app') \gexec
+
+-- The role of `service-keys`: it issues and revokes keys, and sees no registration.
+GRANT USAGE ON SCHEMA public TO :"issuer";
 
 -- The role that reports. A long transaction keeps dead rows from being removed, so it has limits.
 GRANT USAGE ON SCHEMA public TO :"report";
@@ -52,6 +60,7 @@ ALTER ROLE :"report" SET idle_in_transaction_session_timeout = '1min';
 
 SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
     to_regclass('public.service_keys') IS NOT NULL AS has_service_keys,
+    to_regclass('public.service_key_events') IS NOT NULL AS has_key_events,
     EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = to_regclass('public.push_tokens') AND attname = 'environment'
@@ -62,12 +71,13 @@ SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
     SELECT format('ALTER TABLE public.%I OWNER TO %I', tablename, :'owner')
     FROM pg_tables
     WHERE schemaname = 'public' AND tableowner <> :'owner'
-        AND tablename IN ('alembic_version', 'user_sessions', 'push_tokens', 'service_keys')
+        AND tablename IN ('alembic_version', 'user_sessions', 'push_tokens', 'service_keys',
+            'service_key_uses', 'service_key_events')
     ORDER BY tablename
     \gexec
 
-    REVOKE ALL ON alembic_version, user_sessions, push_tokens FROM :"app", :"report";
-    GRANT SELECT ON alembic_version TO :"app";
+    REVOKE ALL ON alembic_version, user_sessions, push_tokens FROM :"app", :"issuer", :"report";
+    GRANT SELECT ON alembic_version TO :"app", :"issuer";
     GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions, push_tokens TO :"app";
     -- Counts, users, ages; no push token, no hash and no device's id.
     GRANT SELECT ON alembic_version TO :"report";
@@ -82,9 +92,22 @@ SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
 \endif
 
 \if :has_service_keys
-    REVOKE ALL ON service_keys FROM :"app", :"report";
-    GRANT SELECT, INSERT, UPDATE ON service_keys TO :"app";  -- a key is revoked, never removed
+    REVOKE ALL ON service_keys FROM :"app", :"issuer", :"report";
+    GRANT SELECT ON service_keys TO :"app";
+    GRANT SELECT, INSERT ON service_keys TO :"issuer";
+    GRANT UPDATE (revoked_at) ON service_keys TO :"issuer";  -- a key is never changed or removed
     GRANT SELECT (name, scopes, created_at, revoked_at) ON service_keys TO :"report";
+\endif
+
+\if :has_key_events
+    REVOKE ALL ON service_key_uses, service_key_events FROM :"app", :"issuer", :"report";
+    GRANT SELECT, INSERT, UPDATE ON service_key_uses TO :"app";
+    GRANT SELECT ON service_key_uses TO :"issuer";
+    -- Only added to; the database itself writes down when it was, and which role it was.
+    GRANT SELECT, INSERT (event, name, key_id, scopes, app_names)
+        ON service_key_events TO :"issuer";
+    GRANT SELECT (app_names, expires_at) ON service_keys TO :"report";
+    GRANT SELECT ON service_key_events TO :"report";
 \endif
 
 COMMIT;

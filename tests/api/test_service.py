@@ -75,36 +75,36 @@ class TestKeys:
             answer = client.post(LOOKUP, json={}, headers={"Authorization": header})
             assert answer.status_code == status
 
-    def test_rotation_without_downtime(self, client, issue, runner):
+    def test_rotation_without_downtime(self, client, issue, issuer):
         old, new = issue("lookup"), issue("lookup")
         for headers in (old, new):
             assert client.post(LOOKUP, json={}, headers=headers).status_code == 400
-        result = runner.invoke(args=["service-keys", "revoke", "sender", "--keep-latest"])
+        result = issuer.invoke(args=["service-keys", "revoke", "sender", "--keep-latest"])
         assert json.loads(result.stdout) == {"name": "sender", "revoked": 1}
         assert client.post(LOOKUP, json={}, headers=old).status_code == 401
         assert client.post(LOOKUP, json={}, headers=new).status_code == 400
-        runner.invoke(args=["service-keys", "revoke", "sender"])
+        issuer.invoke(args=["service-keys", "revoke", "sender"])
         assert client.post(LOOKUP, json={}, headers=new).status_code == 401
-        again = runner.invoke(args=["service-keys", "revoke", "sender"])
+        again = issuer.invoke(args=["service-keys", "revoke", "sender"])
         assert json.loads(again.stdout)["revoked"] == 0
         assert "No live key bears the name 'sender'." in again.stderr
 
-    def test_one_key_of_a_name_is_revoked_by_its_id(self, client, issue, runner):
+    def test_one_key_of_a_name_is_revoked_by_its_id(self, client, issue, issuer):
         leaked, other = issue("lookup"), issue("lookup")
         key = leaked["Authorization"].removeprefix("Bearer ")
         key_id = hashlib.sha256(key.encode()).hexdigest()[:8]
         revoke = ["service-keys", "revoke", "sender", "--key-id"]
-        wrong = runner.invoke(args=[*revoke, "00000000"])
+        wrong = issuer.invoke(args=[*revoke, "00000000"])
         assert json.loads(wrong.stdout)["revoked"] == 0
         assert "No live key bears the name 'sender' and the id '00000000'." in wrong.stderr
-        assert json.loads(runner.invoke(args=[*revoke, key_id]).stdout)["revoked"] == 1
+        assert json.loads(issuer.invoke(args=[*revoke, key_id]).stdout)["revoked"] == 1
         assert client.post(LOOKUP, json={}, headers=leaked).status_code == 401
         assert client.post(LOOKUP, json={}, headers=other).status_code == 400
-        both = runner.invoke(args=[*revoke, key_id, "--keep-latest"])
+        both = issuer.invoke(args=[*revoke, key_id, "--keep-latest"])
         assert both.exit_code == 2
         assert "either --keep-latest or --key-id" in both.stderr
 
-    def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, runner):
+    def test_a_revoked_key_is_good_for_nothing_in_every_worker(self, live, issue, issuer):
         def statuses() -> set[int]:
             """Return the answers to as many connections as meet both workers."""
             found = set()
@@ -117,12 +117,12 @@ class TestKeys:
 
         headers = {**issue("lookup"), "Content-Type": "application/json"}
         assert statuses() == {400}
-        runner.invoke(args=["service-keys", "revoke", "sender"])
+        issuer.invoke(args=["service-keys", "revoke", "sender"])
         assert statuses() == {401}
 
-    def test_the_list_shows_no_key(self, issue, runner, database):
+    def test_the_list_shows_no_key(self, issue, issuer, database):
         key = issue("feedback", "lookup", name="ünï")["Authorization"].removeprefix("Bearer ")
-        line = runner.invoke(args=["service-keys", "list"]).stdout
+        line = issuer.invoke(args=["service-keys", "list"]).stdout
         shown = json.loads(line)
         assert (shown["name"], shown["scopes"]) == ("ünï", ["feedback", "lookup"])
         assert shown["revokedAt"] is None
@@ -134,8 +134,8 @@ class TestKeys:
     @pytest.mark.parametrize(
         "arguments", [["issue", "x"], ["issue", "x", "--scope", "root"], ["issue", ""], ["revoke"]]
     )
-    def test_what_cannot_be_meant_makes_nothing(self, runner, database, arguments):
-        assert runner.invoke(args=["service-keys", *arguments]).exit_code == 2
+    def test_what_cannot_be_meant_makes_nothing(self, issuer, database, arguments):
+        assert issuer.invoke(args=["service-keys", *arguments]).exit_code == 2
         assert database.rows("SELECT 1 FROM service_keys") == []
 
 

@@ -49,9 +49,65 @@ def test_the_app_has_just_the_rights_that_it_needs(as_role):
     assert {table: rights(app, table) for table in TABLES} == {
         "user_sessions": rows,
         "push_tokens": rows,
-        "service_keys": rows - {"DELETE"},
+        "service_keys": {"SELECT"},
+        "service_key_uses": rows - {"DELETE"},
+        "service_key_events": set(),
         "alembic_version": {"SELECT"},
     }
+
+
+def test_the_issuer_sees_no_registration_and_adds_to_the_history_only(as_role):
+    issuer = as_role("issuer")
+    assert {table: rights(issuer, table) for table in TABLES} == {
+        "user_sessions": set(),
+        "push_tokens": set(),
+        "service_keys": {"SELECT", "INSERT"},
+        "service_key_uses": {"SELECT"},
+        "service_key_events": {"SELECT"},
+        "alembic_version": {"SELECT"},
+    }
+    added = (
+        "INSERT INTO service_key_events (event, name, key_id, scopes{})"
+        " VALUES ('issued', 'x', 'y', '{{}}'{})"
+    )
+    issuer.execute(added.format("", ""))
+    for forged in (("role", "'mallory'"), ("happened_at", "'2020-01-01'")):
+        with pytest.raises(errors.InsufficientPrivilege):
+            issuer.execute(added.format(*(f", {part}" for part in forged)))
+    role = issuer.execute("SELECT role FROM service_key_events WHERE name = 'x'").fetchone()
+    assert role == (issuer.info.user,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO service_keys (key_hash, name, scopes) VALUES ('x', 'x', '{sessions}')",
+        "UPDATE service_keys SET revoked_at = NULL",
+        "UPDATE service_keys SET scopes = '{sessions}'",
+        "UPDATE service_keys SET expires_at = NULL",
+        "INSERT INTO service_key_events (event, name, key_id, scopes) VALUES ('', '', '', '{}')",
+    ],
+)
+def test_the_app_makes_revives_and_widens_no_key(as_role, statement):
+    with pytest.raises(errors.InsufficientPrivilege):
+        as_role("app").execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE service_keys SET scopes = '{sessions}'",
+        "UPDATE service_keys SET app_names = NULL",
+        "DELETE FROM service_key_events",
+        "UPDATE service_key_events SET name = 'x'",
+        "SELECT FROM push_tokens",
+        "SELECT FROM user_sessions",
+        "INSERT INTO service_key_uses VALUES ('x', now())",
+    ],
+)
+def test_the_issuer_changes_no_key_and_no_history(as_role, statement):
+    with pytest.raises(errors.InsufficientPrivilege):
+        as_role("issuer").execute(statement)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +122,11 @@ def test_the_app_has_just_the_rights_that_it_needs(as_role):
         "CREATE SCHEMA mine",
         "UPDATE alembic_version SET version_num = 'x'",
         "DELETE FROM service_keys",
+        "DELETE FROM service_key_events",
     ],
 )
-def test_neither_the_app_nor_a_reporter_may(as_role, statement):
-    for kind in ("app", "report"):
+def test_none_of_the_others_may(as_role, statement):
+    for kind in ("app", "issuer", "report"):
         connection = as_role(kind)
         connection.execute("SET default_transaction_read_only = off")
         with pytest.raises(errors.InsufficientPrivilege):
@@ -90,7 +147,10 @@ def test_a_reporter_counts_and_reads_no_secret(as_role):
         *(f"push_tokens.{n}" for n in ("created_at", "updated_at", "environment")),
         *(f"user_sessions.{n}" for n in ("user_id", "created_at", "expires_at", "verified_at")),
         "user_sessions.can_sign_in",
-        *(f"service_keys.{n}" for n in ("name", "scopes", "created_at", "revoked_at")),
+        *(f"service_keys.{n}" for n in ("name", "scopes", "app_names", "created_at")),
+        *(f"service_keys.{n}" for n in ("expires_at", "revoked_at")),
+        *(f"service_key_events.{n}" for n in ("id", "happened_at", "role", "event", "name")),
+        *(f"service_key_events.{n}" for n in ("key_id", "scopes", "app_names")),
         "alembic_version.version_num",
     }
     for secret in ("token", "session_hash"):

@@ -14,7 +14,7 @@ from app.config import ROOT
 from app.database import embedded
 from tests.support.factories import uri
 
-KINDS = ("owner", "app", "report")
+KINDS = ("owner", "app", "issuer", "report")
 
 
 def psql(url: str, script: str, *arguments: str) -> None:
@@ -32,7 +32,7 @@ def psql(url: str, script: str, *arguments: str) -> None:
 
 @dataclass(frozen=True)
 class Roles:
-    """The three roles of a database."""
+    """The roles of a database."""
 
     database: str
     names: dict[str, str]

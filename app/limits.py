@@ -11,6 +11,7 @@ MAX_USER_ID = 255
 MAX_DEVICE_ID = 64
 
 APN, GCM = "apn", "gcm"  # Apple's and Google's push service, as Rocket.Chat calls them
+VOIP = "voip"  # Apple's again, for calls
 TYPES = (APN, GCM)
 
 PRODUCTION, SANDBOX = "production", "sandbox"  # APNs has two gateways, and tokens for each

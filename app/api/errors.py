@@ -86,8 +86,8 @@ def _handle_http_exception(error: HTTPException) -> Response:
     return _answer(refused(code, TEXTS.get(code) or error.name, **kept))
 
 
-def _handle_validation_error(error: ValidationError) -> Response:
-    """Answer for the first field that failed.
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return text and error type of the first field that failed.
 
     A message is a pair (text, error type) where the contract has a text of its own for the field,
     else marshmallow's text, which the path of the field goes before.
@@ -97,12 +97,15 @@ def _handle_validation_error(error: ValidationError) -> Response:
         name, message = next(iter(message.items()))
         if name != SCHEMA:  # what is wrong with an object as a whole
             path.append(str(name))
-    text, error_type = message[0], "error-invalid-params"
-    if isinstance(text, tuple):
-        text, error_type = text
-    else:
-        text = f"{'.'.join(path)}: {text}"
-    return _answer(invalid(text, error_type))
+    if isinstance(message[0], tuple):
+        text, error_type = message[0]
+        return text, error_type
+    return ": ".join(filter(None, (".".join(path), message[0]))), "error-invalid-params"
+
+
+def _handle_validation_error(error: ValidationError) -> Response:
+    """Answer for the first field that failed."""
+    return _answer(invalid(*first_problem(error)))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, g, request
 from marshmallow import ValidationError
 
 from app import metrics, services
-from app.api import schemas, service_schemas
+from app.api import schemas, service_schemas, verdict_schemas
 from app.api.auth import require_service_key, requires_scope
 from app.api.bodies import in_parts, json_object
 from app.models import UserSession
@@ -61,18 +61,12 @@ def list_push_tokens() -> Answer:
 @bp.post("/push.tokens.feedback")
 @requires_scope("feedback")
 def take_feedback() -> Answer:
-    """Report what the push providers said, and remove the push tokens that are dead.
-
-    Raises ValidationError for a verdict of the future.
-    """
-    verdicts = service_schemas.feedback.load(json_object(request))["results"]
-    try:
-        outcome = services.current().committed(lambda: feedback.apply(verdicts, g.app_names))
-    except feedback.FutureVerdictError as ahead:
-        problem = {ahead.field: ["Is more than 5 minutes in the future."]}
-        raise ValidationError({"results": {ahead.place: problem}}) from None
-    metrics.REMOVED.labels("feedback").inc(outcome.removed)
-    return {**outcome._asdict(), "success": True}
+    """Report what the push providers said, and remove the push tokens that are dead."""
+    asked = verdict_schemas.feedback.load(json_object(request))
+    judged = services.current().committed(lambda: feedback.apply(asked["results"], g.app_names))
+    answer = verdict_schemas.dump(judged, each=asked["each"])
+    metrics.REMOVED.labels("feedback").inc(answer["removed"])
+    return answer
 
 
 @bp.post("/sessions.put")

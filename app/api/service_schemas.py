@@ -22,7 +22,6 @@ from app.limits import (
     ENVIRONMENTS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
-    MAX_PUSH_TOKEN,
     MAX_USER_ID,
     TYPES,
     is_text,
@@ -127,13 +126,13 @@ class Elements(fields.List[Any]):
         if not isinstance(value, list):
             raise self.make_error("invalid")
         self._length(value)
-        taken = []
-        for place, element in enumerate(value):
-            try:
-                taken.append(self.inner.deserialize(element, **kwargs))
-            except ValidationError as error:
-                raise ValidationError({place: error.messages}) from None
-        return taken
+        return [self._taken(place, element, **kwargs) for place, element in enumerate(value)]
+
+    def _taken(self, place: int, element: Any, **kwargs: Any) -> Any:
+        try:
+            return self.inner.deserialize(element, **kwargs)
+        except ValidationError as error:
+            raise ValidationError({place: error.messages}) from None
 
 
 class ServiceSchema(Schema):
@@ -168,27 +167,6 @@ class ListPage(Narrowing):
     cursor = Cursor(load_default=None, allow_none=True)
 
 
-class Verdict(ServiceSchema):
-    """What a push provider answered for one push token, as the provider gave it."""
-
-    app_name = BoundedText(MAX_APP_NAME, data_key="appName", required=True)
-    value = BoundedText(MAX_PUSH_TOKEN, required=True)
-    provider = fields.String(required=True, validate=validate.OneOf(["fcm", "apns"]))
-    status = Whole(100, 599, required=True)
-    error = BoundedText(255)
-    reason = BoundedText(255)
-    timestamp = Whole(0, 253402300799000)
-    sent_at = Moment(data_key="sentAt", required=True)
-    payload_valid = Flag(data_key="payloadValid", load_default=False)
-    credentials_valid = Flag(data_key="credentialsValid", load_default=False)
-
-
-class Feedback(ServiceSchema):
-    """The body of `push.tokens.feedback`."""
-
-    results = Elements(fields.Nested(Verdict), 1, required=True)
-
-
 class AnnouncedSession(ServiceSchema):
     """A session that an identity provider knows."""
 
@@ -218,6 +196,5 @@ class RevokeSessions(ServiceSchema):
 
 lookup = Lookup()
 list_page = ListPage()
-feedback = Feedback()
 put_sessions = PutSessions()
 revoke_sessions = RevokeSessions()

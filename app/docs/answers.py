@@ -5,6 +5,7 @@ from typing import Any
 from app.api import errors
 from app.docs.calls import REGISTRATION, WORDS
 from app.limits import ENVIRONMENTS
+from app.registry.feedback import OUTCOMES
 
 JSON = "application/json"
 
@@ -48,6 +49,13 @@ def answers() -> dict[str, Json]:
     only = "Only in an answer to `withEnvironment`."
     registration["properties"]["environment"] = {"enum": list(ENVIRONMENTS), "description": only}
     cursor = {"type": ["string", "null"]}
+    counted = _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE)
+    judged = _record(index=_NUMBER, outcome={"enum": list(OUTCOMES)}, reason=STRING)
+    counted["properties"] |= {
+        "invalid": {"type": "integer", "minimum": 1, "description": "Only where there is one."},
+        "errors": {"type": "array", "items": _record(index=_NUMBER, error=STRING)},
+        "results": {"type": "array", "items": judged, "description": "Only with `each`."},
+    }
     refused = _record(success=_FALSE, error=STRING, errorType=STRING)
     refused["required"] = ["success", "error"]
     refused["properties"]["version"] = STRING | {"description": "The release; of /readyz only."}
@@ -58,7 +66,7 @@ def answers() -> dict[str, Json]:
         "Page": _record(tokens=many, cursor=cursor, success=_TRUE),
         "Done": _record(success=_TRUE),
         "LoggedOut": _record(status={"const": "success"}, data=_record(message=STRING)),
-        "Counted": _record(removed=_NUMBER, kept=_NUMBER, unknown=_NUMBER, success=_TRUE),
+        "Counted": counted,
         "Sessions": _record(sessions=_NUMBER, success=_TRUE),
         "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
         "Elsewhere": _record(docs=STRING),

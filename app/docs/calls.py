@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import Schema
 
-from app.api import schemas, service_schemas
+from app.api import schemas, service_schemas, verdict_schemas
 from app.version import VERSION
 
 INTRODUCTION = """\
@@ -43,13 +43,15 @@ WORDS: dict[str, tuple[str, Any]] = {
     "credentialsValid": ("The sender knows that its credentials are right.", False),
     "createdAt": ("When it was first registered.", "2026-11-24T00:14:20.504Z"),
     "cursor": ("From the page before; the last page has null.", CURSOR),
+    "each": ("The answer says of each verdict what became of it, in `results`.", False),
     "enabled": ("Always true.", True),
     "environment": (
         "`production` or `sandbox`: which of APNs' gateways knows the push token. Senders see it;"
         " left out by an app, it is `production`.",
         "production",
     ),
-    "error": ("FCM's error code.", "UNREGISTERED"),
+    "environmentRight": ("The sender asked the gateway that `environment` names.", False),
+    "error": ("FCM's error code, its error object, or firebase-admin's code.", "UNREGISTERED"),
     "exceptHashedTokens": ("All sessions of the user but these.", [HASH]),
     "expiresAt": (
         "Left out: the service's usual life of a session; null: never.",
@@ -62,11 +64,20 @@ WORDS: dict[str, tuple[str, Any]] = {
         "3f2a9c41d07be586",
     ),
     "payloadValid": ("The sender knows that the payload was right.", False),
-    "provider": ("Who said it.", "fcm"),
+    "provider": ("Who said it; or the type of push token, as a lookup shows it.", "fcm"),
     "reason": ("APNs' reason.", "Unregistered"),
+    "response": ("The provider's body as it came, an object or its text.", {"reason": "Gone"}),
     "sentAt": ("When the push was sent; at most 5 minutes ahead.", "2026-11-24T08:00:00Z"),
-    "status": ("The provider's HTTP status.", 404),
-    "timestamp": ("APNs' moment in ms since 1970; at most 5 minutes ahead.", 1795507200000),
+    "status": (
+        "The provider's HTTP status, also in digits; 0: none came. Without it `error`, `reason` or"
+        " `response` decides.",
+        404,
+    ),
+    "timestamp": (
+        "APNs' own moment, in ms since 1970 or ISO 8601; at most 5 minutes ahead. One before 2015"
+        " counts as none.",
+        1795507200000,
+    ),
     "token": ("The push token.", VALUE),
     "type": ("`apn` for Apple, `gcm` for Google.", "gcm"),
     "updatedAt": ("When it was last registered.", "2026-11-24T00:14:20.504Z"),
@@ -191,18 +202,15 @@ CALLS: dict[str, Call] = {
         "Services",
         "Counted",
         {"removed": 1, "kept": 0, "unknown": 0, "success": True},
-        service_schemas.Feedback,
+        verdict_schemas.Feedback,
         {"results": [_VERDICT]},
-        (
-            (
-                {"results": [_VERDICT, _VERDICT | {"sentAt": "2026-11-24T08:00:00"}]},
-                "results.1.sentAt: Not a valid aware datetime.",
-                _PARAMS,
-            ),
-        ),
+        (({"results": []}, "results: Must have 1 to 1000 elements.", _PARAMS),),
         description="FCM's 404 UNREGISTERED and APNs' 410 remove; FCM's 400 INVALID_ARGUMENT only"
-        " with `payloadValid`, 403 SENDER_ID_MISMATCH only with `credentialsValid`; all else"
-        " keeps. What was registered again since is never removed.",
+        " with `payloadValid`, 403 SENDER_ID_MISMATCH only with `credentialsValid`, APNs' 400"
+        " BadDeviceToken only with `environmentRight`; all else keeps. What was registered again"
+        ' since is never removed. A verdict as a library gave it does: null, `""` and 0 count as'
+        " absent. One that cannot be read is counted in `invalid`, and `errors` says why; the"
+        " others are taken.",
     ),
     "service.put_sessions": Call(
         "Services",

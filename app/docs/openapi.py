@@ -13,6 +13,7 @@ from werkzeug.routing import Rule
 from app.api import auth
 from app.api.schemas import BodyParam, DeviceId, DeviceType, Environment, RemovePushToken
 from app.api.service_schemas import BoundedText, Cursor, HashedToken, RevokeSessions
+from app.api.verdict_schemas import ProvidersMoment, Said, Status, Verdicts
 from app.docs.answers import JSON, STRING, Json, answers, content, shared_answers
 from app.docs.calls import CALLS, INTRODUCTION, TAGS, WORDS, Call
 from app.limits import ENVIRONMENTS, MAX_DEVICE_ID, MAX_PUSH_TOKEN, MAX_USER_ID, TYPES
@@ -49,6 +50,18 @@ def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
     elif isinstance(field, HashedToken):
         length = {"minLength": 44, "maxLength": 44}
         shape = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$", **length}
+    elif isinstance(field, Verdicts):
+        # What cannot be read is answered, too; and null, "" and 0 count as absent.
+        shape = {"items": {"anyOf": [{"$ref": "#/components/schemas/Verdict"}, {}]}}
+    elif isinstance(field, Status):
+        digits = {"type": "string", "pattern": "^[1-5][0-9]{2}$"}
+        shape = {
+            "anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"const": 0}, digits]
+        }
+    elif isinstance(field, Said):
+        shape = {"type": ["string", "object"]}
+    elif isinstance(field, ProvidersMoment):
+        shape = {"type": ["integer", "string"]}
     elif isinstance(field, Cursor):
         shape = {"type": ["string", "null"], "format": "cursor", "minLength": 1}
     return shape

@@ -4,16 +4,17 @@ The rules stand in one table, each with its source. Whatever is not in it keeps 
 a push token that is dead comes back as one, a living one that was removed stays silent.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import FromClause, Text, and_, collate, delete, func, join, select
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.database.arrays import as_table
-from app.limits import APN, GCM, normalize_apns_token
+from app.limits import APN, GCM, VOIP, normalize_apns_token
 from app.models import PushToken, db
+from app.registry import verdicts
 
 # provider, status, error or reason (None: any), what the sender must vouch for (None: nothing)
 REMOVES = (
@@ -26,117 +27,150 @@ REMOVES = (
     ("fcm", 403, "SENDER_ID_MISMATCH", "credentials_valid"),
     # "410: The device token is no longer active for the topic" (APNs, Handling responses)
     ("apns", 410, None, None),
-    # All else keeps. BadDeviceToken is what the wrong environment gets too, and
-    # DeviceTokenNotForTopic the wrong bundle id (APNs); 429 and 5xx are of the
-    # moment.
+    # "BadDeviceToken: … Verify that the request contains a valid token and that the token
+    # matches the environment" (APNs, Handling responses): it may be the other gateway's
+    ("apns", 400, "BadDeviceToken", "environment_right"),
+    # All else keeps. DeviceTokenNotForTopic is what the wrong bundle id gets too (APNs); 429 and
+    # 5xx are of the moment.
 )
-TYPES = {"fcm": GCM, "apns": APN}
+# The status that goes with a code, where a library gives the code alone.
+STATUSES = {code: status for _, status, code, _ in REMOVES if code} | dict.fromkeys(
+    ("Unregistered", "ExpiredToken"), 410
+)
+VOUCHED = {
+    "payload_valid": "payloadValid",
+    "credentials_valid": "credentialsValid",
+    "environment_right": "environmentRight",
+}
+# How a sender may call a provider: as it is called in REMOVES, and the types it speaks of.
+PROVIDERS = {
+    "fcm": ("fcm", (GCM,)),
+    "apns": ("apns", (APN, VOIP)),
+    GCM: ("fcm", (GCM,)),
+    APN: ("apns", (APN,)),
+    VOIP: ("apns", (VOIP,)),
+}
 CLOCK_TOLERANCE = timedelta(minutes=5)  # of the database's clock
 
 Key = tuple[str, str, str]  # app name, push token, type
 
-
-class FutureVerdictError(Exception):
-    """A verdict of the future: its place in the list and the field that says so."""
-
-    def __init__(self, place: int, field: str):
-        super().__init__()
-        self.place = place
-        self.field = field
+REMOVED, KEPT, UNKNOWN, INVALID = OUTCOMES = ("removed", "kept", "unknown", "invalid")
 
 
-class FeedbackCounts(NamedTuple):
-    """How many verdicts removed a registration, left it, or met none."""
+class Judged(NamedTuple):
+    """What became of a verdict: one of OUTCOMES, and why."""
 
-    removed: int
-    kept: int
-    unknown: int
-
-
-def removes(verdict: Mapping[str, Any]) -> bool:
-    """Tell whether a verdict means that the push token is dead."""
-    said = verdict.get("error") or verdict.get("reason")
-    return any(
-        (verdict["provider"], verdict["status"]) == (provider, status)
-        and error in (None, said)
-        and (vouched is None or verdict[vouched])
-        for provider, status, error, vouched in REMOVES
-    )
+    outcome: str
+    reason: str
 
 
-def _says_when(verdict: Mapping[str, Any]) -> bool:
-    return verdict["provider"] == "apns" and "timestamp" in verdict
+class _Verdict(NamedTuple):
+    """A verdict as it concerns a registration; `reason` is why it removes, or does not."""
+
+    value: tuple[str, str]
+    types: tuple[str, ...]
+    is_dead: bool
+    reason: str
+    moment: datetime
+    dated_by: str
 
 
-def moment(verdict: Mapping[str, Any]) -> datetime:
-    """Return when the push token was dead: APNs says it itself, else when it was sent to.
+def judge(fields: Mapping[str, Any]) -> tuple[bool, str]:
+    """Tell whether a verdict means that the push token is dead, and why.
 
-    Cut to milliseconds, like the time of a registration, so that neither looks later than it was.
+    A status of 0, or nothing at all, is what a sender has that got no answer.
     """
-    if _says_when(verdict):
-        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=verdict["timestamp"])
-    sent_at: datetime = verdict["sent_at"]
-    return sent_at.replace(microsecond=sent_at.microsecond // 1000 * 1000)
+    provider, _ = PROVIDERS[fields["provider"]]
+    body = verdicts.body_of(fields.get("response"))
+    said = (body, fields.get("error"), fields.get("reason"))  # the provider's own words first
+    code = next(filter(None, map(verdicts.code_of, said)), None)
+    status = fields.get("status", STATUSES.get(code or ""))
+    if not status and (code is None or "status" in fields):
+        return False, "no answer"
+    for of_provider, of_status, error, vouched in REMOVES:
+        if (provider, status) == (of_provider, of_status) and error in (None, code):
+            if vouched is None or fields[vouched]:
+                return True, "dead"
+            return False, f"needs {VOUCHED[vouched]}"
+    return False, "not final"
 
 
-def _key(verdict: Mapping[str, Any]) -> Key:
-    value = verdict["value"]
-    type_ = TYPES[verdict["provider"]]
-    return verdict["app_name"], normalize_apns_token(value) if type_ == APN else value, type_
+def _read(fields: Mapping[str, Any]) -> _Verdict:
+    """Return what concerns a registration.
+
+    The moment is when the push token was dead: APNs says it itself, else when it was sent to.
+    """
+    provider, types = PROVIDERS[fields["provider"]]
+    token = fields["value"] if provider == "fcm" else normalize_apns_token(fields["value"])
+    said_at = None
+    if provider == "apns":
+        said_at = fields.get("timestamp") or verdicts.moment_in(fields.get("response"))
+    moment = said_at or verdicts.cut(fields["sent_at"])
+    dated_by = "timestamp" if said_at else "sentAt"
+    return _Verdict((fields["app_name"], token), types, *judge(fields), moment, dated_by)
 
 
 def apply(
-    verdicts: Sequence[Mapping[str, Any]], app_names: Collection[str] | None = None
-) -> FeedbackCounts:
-    """Remove the registrations that verdicts declare dead; count every verdict once.
+    results: Sequence[Mapping[str, Any] | str], app_names: Collection[str] | None = None
+) -> list[Judged]:
+    """Remove the registrations that verdicts declare dead; judge every verdict, in order.
 
-    A registration renewed at the verdict's moment or later is kept. Of several verdicts on one
-    push token one removes it, and those after it meet nothing. With `app_names` registrations of
-    other apps are as if absent. Raises FutureVerdictError.
+    A text stands for a verdict that cannot be read, and says why. A registration renewed at the
+    verdict's moment or later is kept. Of several verdicts on one push token one removes it, and
+    those after it meet nothing. With `app_names` registrations of other apps are as if absent.
     """
-    _check_clock(verdicts)
-    seen = [one for one in verdicts if app_names is None or one["app_name"] in app_names]
-    dead: dict[Key, datetime] = {}
-    for verdict in filter(removes, seen):
-        key = _key(verdict)
-        dead[key] = max(moment(verdict), dead.get(key, moment(verdict)))
-    removed = _remove(dead)
-    remaining = _existing({_key(verdict) for verdict in seen} - removed)
-    counts = {"removed": 0, "kept": 0, "unknown": 0}
-    for verdict in verdicts:
-        key = _key(verdict)
-        if key in remaining:
-            counts["kept"] += 1
-        elif key not in removed:
-            counts["unknown"] += 1
-        elif removes(verdict) and moment(verdict) == dead[key]:
-            counts["removed"] += 1
-            removed.remove(key)
-        else:
-            counts["kept"] += 1
-    return FeedbackCounts(**counts)
-
-
-def _check_clock(verdicts: Sequence[Mapping[str, Any]]) -> None:
     latest = db.session.scalars(select(func.now())).one() + CLOCK_TOLERANCE
-    for place, verdict in enumerate(verdicts):
-        if moment(verdict) > latest:
-            raise FutureVerdictError(place, "timestamp" if _says_when(verdict) else "sentAt")
+    read = [one if isinstance(one, str) else _read(one) for one in results]
+    for place, verdict in enumerate(read):
+        if not isinstance(verdict, str) and verdict.moment > latest:
+            read[place] = f"{verdict.dated_by}: Is more than 5 minutes in the future."
+    concerning = [
+        verdict
+        for verdict in read
+        if not isinstance(verdict, str) and (app_names is None or verdict.value[0] in app_names)
+    ]
+    return _settle(read, concerning)
 
 
-def _asked(keys: Collection[Key], **more: tuple[Any, list[Any]]) -> tuple[Any, FromClause]:
+def _settle(read: Sequence[_Verdict | str], concerning: Sequence[_Verdict]) -> list[Judged]:
+    types = _types({verdict.value for verdict in concerning})
+    dead: dict[Key, datetime] = {}
+    for verdict in concerning:
+        type_ = types.get(verdict.value)
+        if verdict.is_dead and type_ in verdict.types:
+            key = (*verdict.value, type_)
+            dead[key] = max(verdict.moment, dead.get(key, verdict.moment))
+    removed = {key[:2]: dead[key] for key in _remove(dead)}
+
+    def judged(verdict: _Verdict | str) -> Judged:
+        if isinstance(verdict, str):
+            return Judged(INVALID, verdict)
+        if types.get(verdict.value) not in verdict.types:
+            return Judged(UNKNOWN, "no registration")
+        if verdict.is_dead and removed.get(verdict.value) == verdict.moment:
+            del removed[verdict.value], types[verdict.value]
+            return Judged(REMOVED, verdict.reason)
+        return Judged(KEPT, "registered again since" if verdict.is_dead else verdict.reason)
+
+    return [judged(verdict) for verdict in read]
+
+
+def _asked(names: Iterable[str], keys: Collection[tuple[str, ...]], **more: Any) -> Any:
     """Return the table of these keys and what else there is of each; and its join."""
-    names = ("app_name", "token", "type")
     columns = {name: (Text, [key[n] for key in keys]) for n, name in enumerate(names)}
     asked = as_table("asked", **columns, **more)
-    same = (getattr(PushToken, name) == collate(asked[name], "C") for name in names)
-    return asked, join(PushToken, asked.token.table, and_(*same))
+    same = (getattr(PushToken, name) == collate(asked[name], "C") for name in columns)
+    found: FromClause = join(PushToken, asked.token.table, and_(*same))
+    return asked, found
 
 
 def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     """Remove what was last renewed before its moment; return the keys of what went."""
-    moments = list(dead.values())
-    asked, found = _asked(dead, moment=(TIMESTAMP(timezone=True), moments))
+    if not dead:
+        return set()
+    names = ("app_name", "token", "type")
+    moments = (TIMESTAMP(timezone=True), list(dead.values()))
+    asked, found = _asked(names, dead, moment=moments)
     doomed = (
         select(PushToken.id)
         .select_from(found)
@@ -150,8 +184,8 @@ def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     return {(row.app_name, row.token, row.type) for row in db.session.execute(returned)}
 
 
-def _existing(keys: Collection[Key]) -> set[Key]:
-    """Return the keys that have a registration."""
-    _, found = _asked(keys)
+def _types(values: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the types of those push tokens that have a registration, by app name and value."""
+    _, found = _asked(("app_name", "token"), values)
     rows = select(PushToken.app_name, PushToken.token, PushToken.type).select_from(found)
-    return {(row.app_name, row.token, row.type) for row in db.session.execute(rows)}
+    return {(row.app_name, row.token): row.type for row in db.session.execute(rows)}

@@ -8,7 +8,7 @@ import time
 import pytest
 from marshmallow import ValidationError
 
-from app.api import service_schemas
+from app.api import service_schemas, verdict_schemas
 from app.api.bodies import BODY_LIMITS, MAX_BODY, MAX_SEPARATORS
 
 HASHES = [base64.b64encode(hashlib.sha256(b"%d" % n).digest()).decode() for n in range(1000)]
@@ -105,7 +105,7 @@ def test_what_stands_in_strings_is_not_counted(send, user_id):
     ("schema", "body"),
     [
         (service_schemas.lookup, {"userIds": [0] * 1_000_000}),
-        (service_schemas.feedback, {"results": [0] * 1_000_000}),
+        (verdict_schemas.feedback, {"results": [0] * 1_000_000}),
         (service_schemas.put_sessions, {"sessions": [0] * 1_000_000}),
         (service_schemas.revoke_sessions, {"userId": "x", "exceptHashedTokens": [0] * 1_000_000}),
     ],

@@ -653,4 +653,4 @@ def test_however_many_are_registered_in_a_session_all_go_with_it(
 
 @pytest.mark.parametrize("wrong", ["x", 5, None, []])
 def test_what_is_no_object_in_a_list_is_named_by_its_place(call, wrong):
-    refused(call(FEEDBACK, {"results": [wrong]}), "results.0: ")
+    refused(call(PUT, {"sessions": [wrong]}), "sessions.0: ")

@@ -32,6 +32,14 @@ def counts(answer) -> tuple[int, int, int]:
     return answer.json["removed"], answer.json["kept"], answer.json["unknown"]
 
 
+def unreadable(answer, *problems: str) -> None:
+    """Check that these verdicts, by their places, could not be read, and why."""
+    assert answer.status_code == 200, answer.text
+    assert answer.json["invalid"] == len(answer.json["errors"]) == len(problems)
+    for said, problem in zip(answer.json["errors"], problems, strict=True):
+        assert f"{said['index']}.{said['error']}".startswith(problem), said
+
+
 def apns(**changes: object) -> dict[str, object]:
     gone = {"provider": "apns", "value": APNS_TOKEN, "status": 410, "error": None}
     return verdict(**{**gone, "reason": "Unregistered", **changes})
@@ -57,6 +65,8 @@ def apns(**changes: object) -> dict[str, object]:
         (apns(reason=None), True),
         (apns(value=APNS_TOKEN.upper()), True),
         (apns(status=400, reason="BadDeviceToken"), False),
+        (apns(status=400, reason="BadDeviceToken", environmentRight=True), True),
+        (apns(status=400, reason="BadDeviceToken", payloadValid=True), False),
         (apns(status=400, reason="DeviceTokenNotForTopic"), False),
         (apns(status=429, reason="TooManyRequests"), False),
         (apns(status=500, reason="InternalServerError"), False),
@@ -130,10 +140,12 @@ def test_a_verdict_a_little_ahead_is_taken_and_one_far_ahead_refused(
     register(alice)
     now = datetime.now(UTC)
     far, near = iso(now + timedelta(minutes=6)), iso(now + timedelta(minutes=4))
-    answer = call(FEEDBACK, {"results": [verdict(value="x"), verdict(sentAt=far)]})
-    refused(answer, "results.1.sentAt: Is more than 5 minutes in the future.")
-    milliseconds = int((now + timedelta(days=1)).timestamp() * 1000)
-    refused(call(FEEDBACK, {"results": [apns(timestamp=milliseconds)]}), "results.0.timestamp: ")
+    tomorrow = int((now + timedelta(days=1)).timestamp() * 1000)
+    results = [verdict(value="x"), verdict(sentAt=far), apns(timestamp=tomorrow)]
+    answer = call(FEEDBACK, {"results": results})
+    ahead = "Is more than 5 minutes in the future."
+    unreadable(answer, f"1.sentAt: {ahead}", f"2.timestamp: {ahead}")
+    assert answer.json["unknown"] == 1
     assert len(database.push_tokens()) == 1
     assert counts(call(FEEDBACK, {"results": [verdict(sentAt=near)]})) == (1, 0, 0)
 
@@ -141,35 +153,67 @@ def test_a_verdict_a_little_ahead_is_taken_and_one_far_ahead_refused(
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        (verdict(appName=""), "results.1.appName: "),
-        (verdict(value="x" * 2049), "results.1.value: "),
-        (verdict(provider="hms"), "results.1.provider: "),
-        (verdict(provider=["fcm"]), "results.1.provider: "),
-        (verdict(status="404"), "results.1.status: "),
-        (verdict(status=True), "results.1.status: "),
-        (verdict(status=4.04), "results.1.status: "),
-        (verdict(timestamp="1536690175006"), "results.1.timestamp: "),
-        (verdict(timestamp=-1), "results.1.timestamp: "),
-        (verdict(timestamp=10**18), "results.1.timestamp: "),
-        (verdict(sentAt="now"), "results.1.sentAt: "),
-        (verdict(sentAt=1536690175006), "results.1.sentAt: "),
-        (verdict(sentAt="2026-01-01T00:00:00"), "results.1.sentAt: "),
-        (verdict(error={"a": 1}), "results.1.error: "),
-        (5, "results.1"),
-        ({}, "results.1."),
+        (verdict(appName=""), "1.appName: Missing"),
+        (verdict(value="x" * 2049), "1.value: "),
+        (verdict(value="\0"), "1.value: "),
+        (verdict(provider="hms"), "1.provider: "),
+        (verdict(provider=["fcm"]), "1.provider: "),
+        (verdict(status="4O4"), "1.status: "),
+        (verdict(status="(timeout)"), "1.status: "),
+        (verdict(status=True), "1.status: "),
+        (verdict(status=4.04), "1.status: "),
+        (verdict(status=99), "1.status: "),
+        (verdict(status=600), "1.status: "),
+        (verdict(timestamp="soon"), "1.timestamp: "),
+        (verdict(timestamp="2026-01-01T00:00:00"), "1.timestamp: "),
+        (verdict(timestamp=True), "1.timestamp: "),
+        (verdict(timestamp=10**18), "1.timestamp: "),
+        (verdict(sentAt="now"), "1.sentAt: "),
+        (verdict(sentAt=1536690175006), "1.sentAt: "),
+        (verdict(sentAt="2026-01-01T00:00:00"), "1.sentAt: "),
+        (verdict(error=["UNREGISTERED"]), "1.error: "),
+        (verdict(payloadValid="yes"), "1.payloadValid: "),
+        (verdict(credentialsValid=1), "1.credentialsValid: "),
+        (verdict(environmentRight=0), "1.environmentRight: "),
+        (5, "1.Invalid input type."),
+        (None, "1."),
+        ({}, "1.appName: "),
     ],
 )
-def test_names_what_is_wrong_and_does_nothing(
-    call,
-    register,
-    alice,
-    database,
-    said,
-    problem,
+def test_one_that_cannot_be_read_is_named_and_spoils_no_other(
+    call, register, alice, database, said, problem
 ):
     register(alice)
-    refused(call(FEEDBACK, {"results": [verdict(), said]}), problem)
-    assert len(database.push_tokens()) == 1
+    answer = call(FEEDBACK, {"results": [verdict(value="x"), said, verdict()]})
+    unreadable(answer, problem)
+    assert list(answer.json) == ["removed", "kept", "unknown", "invalid", "errors", "success"]
+    assert [answer.json[name] for name in ("removed", "kept", "unknown")] == [1, 0, 1]
+    assert database.push_tokens() == []
+
+
+def test_each_verdict_is_answered_where_that_is_wanted(call, register, alice):
+    register(alice)
+    register(alice, type="apn", value=APNS_TOKEN)
+    early = "2020-01-01T00:00:00Z"
+    bad = apns(status=400, reason="BadDeviceToken")
+    none = apns(status=0, reason=None)
+    results = [apns(sentAt=early), bad, none, apns(status=429), 5, apns(), apns(), verdict()]
+    answer = call(FEEDBACK, {"results": results, "each": True})
+    assert list(answer.json)[3:] == ["invalid", "errors", "results", "success"]
+    told = answer.json["results"]
+    assert [(one["index"], one["outcome"], one["reason"]) for one in told] == [
+        (0, "kept", "registered again since"),
+        (1, "kept", "needs environmentRight"),
+        (2, "kept", "no answer"),
+        (3, "kept", "not final"),
+        (4, "invalid", "Invalid input type."),
+        (5, "removed", "dead"),
+        (6, "unknown", "no registration"),
+        (7, "removed", "dead"),
+    ]
+    assert list(told[0]) == ["index", "outcome", "reason"]
+    assert "results" not in call(FEEDBACK, {"results": [verdict()], "each": False}).json
+    refused(call(FEEDBACK, {"results": [verdict()], "each": 1}), "each: ")
 
 
 @pytest.mark.parametrize("results", [None, [], "x", {}, [{}] * 1001])
@@ -223,14 +267,6 @@ def test_a_registration_renewed_meanwhile_is_never_removed(
             later += 1
             assert [r for r in database.push_tokens() if r["token"] == value], number
     assert later
-
-
-@pytest.mark.parametrize("value", [1, 0, "yes", "true", None])
-def test_what_vouches_for_a_removal_is_true_or_false_and_nothing_like_it(call, value):
-    for name in ("payloadValid", "credentialsValid"):
-        answer = call(FEEDBACK, {"results": [verdict() | {name: value}]})
-        assert answer.status_code == 400
-        assert answer.json["error"].startswith(f"results.0.{name}: ")
 
 
 def test_only_apns_says_itself_when_a_push_token_died(call, alice, register):

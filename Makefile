@@ -90,4 +90,5 @@ lock: $(VENV)/dev.installed ## Renew the locked dependencies
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
 	$(LOCK) --group bench -o requirements-bench.txt
 	$(LOCK) bench/peers/fastapi/requirements.in -o bench/peers/fastapi/requirements.txt
-	cd bench/peers/fastify && npm update --package-lock-only --ignore-scripts --silent
+	for folder in bench/peers/fastify examples/libraries; do \
+		(cd $$folder && npm update --package-lock-only --ignore-scripts --silent) || exit 1; done

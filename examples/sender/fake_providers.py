@@ -25,11 +25,14 @@ import trustme
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
+# Libraries insist on the providers' names; who leads these here is served as well.
+NAMES = ("fcm.googleapis.com", "api.push.apple.com", "api.development.push.apple.com")
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 # FCM's own code: google.rpc's status, message
 FCM_ERRORS = {
     "UNREGISTERED": ("NOT_FOUND", "Requested entity was not found."),
+    "NOT_FOUND": ("NOT_FOUND", "Requested entity was not found."),
     "INVALID_ARGUMENT": (
         "INVALID_ARGUMENT",
         "The registration token is not a valid FCM registration token",
@@ -46,7 +49,8 @@ Answer = tuple[int, dict[str, str], dict[str, Any]]
 def fcm_error(status: int, code: str) -> dict[str, Any]:
     """Return the body of an error of FCM; `code` is one of its ErrorCode."""
     name, message = FCM_ERRORS[code]
-    details = [{"@type": FCM_ERROR, "errorCode": code}]
+    # A wrong project has none.
+    details = [{"@type": FCM_ERROR, "errorCode": code}] if code != "NOT_FOUND" else []
     return {"error": {"code": status, "message": message, "status": name, "details": details}}
 
 
@@ -128,7 +132,7 @@ async def main(folder: Path, port: int) -> None:
     if not answers.exists():
         answers.write_text("{}")
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
+    certificate = authority.issue_cert("127.0.0.1", *NAMES)
     authority.cert_pem.write_to_path(folder / "ca.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -10,67 +9,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.config import ROOT
 from tests.support.live import free_port
-
-SENDER = ROOT / "examples" / "sender"
-
-
-@dataclass
-class Fake:
-    """The providers: what they are told to answer, and what they were sent."""
-
-    folder: Path
-    environ: dict[str, str]
-    answers: dict[str, Any] = field(default_factory=dict)
-
-    def say(self, value: str, status: int, **answer: object) -> None:
-        self.answers[value] = {"status": status, **answer}
-        self.write()
-
-    def take_all(self) -> None:
-        self.answers.clear()
-        self.write()
-
-    def write(self) -> None:
-        (self.folder / "answers.json").write_text(json.dumps(self.answers))
-
-    def pushes(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def values(self) -> list[str]:
-        return sorted(push["value"] for push in self.pushes())
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+from tests.support.providers import SENDER, Fake, play
 
 
 @pytest.fixture
 def fake(tmp_path) -> Iterator[Fake]:
-    folder = tmp_path / "providers"
-    folder.mkdir()
-    port = free_port()
-    command = [sys.executable, str(SENDER / "fake_providers.py"), str(folder), str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log)
-    deadline = time.monotonic() + 20
-    while not is_listening(port):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    exported = (folder / "log").read_text().replace("export", "").split()
-    yield Fake(folder, dict(pair.split("=", 1) for pair in exported))
-    process.terminate()
-    assert process.wait(10) == 0
+    with play(tmp_path / "providers") as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -17,3 +17,12 @@ def part(program: str) -> str:
     if os.environ.get("CI_PARTS") == "required":
         pytest.fail(f"{program} is not installed")
     pytest.skip(f"{program} is not installed")
+
+
+def node_modules(folder: Path) -> None:
+    """Skip the test where `npm ci` was not run in a folder; with CI_PARTS=required fail it."""
+    if (folder / "node_modules").exists():
+        return
+    if os.environ.get("CI_PARTS") == "required":
+        pytest.fail(f"npm ci was not run in {folder}")
+    pytest.skip(f"npm ci was not run in {folder}")

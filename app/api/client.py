@@ -69,10 +69,23 @@ def remove_push_token() -> Answer:
     return {"success": True}
 
 
-@bp.post("/logout")
+@bp.route("/logout", methods=["GET", "POST"])
 def log_out() -> Answer:
-    """End the calling session and its registrations."""
+    """End the calling session and its registrations.
+
+    Rocket.Chat serves both methods, and its own SDK sends GET.
+    """
     own = UserSession.token_hash == g.credentials.token_hash
     _, removed = services.current().committed(lambda: sessions.end(own))
     metrics.REMOVED.labels("logout").inc(removed)
     return {"status": "success", "data": {"message": "You've been logged out!"}}
+
+
+@bp.post("/users.removeOtherTokens")
+def log_out_others() -> Answer:
+    """End all other sessions of the caller and their registrations."""
+    user_id, own = g.credentials.user_id, g.credentials.token_hash
+    others = (UserSession.user_id == user_id) & (UserSession.token_hash != own)
+    _, removed = services.current().committed(lambda: sessions.end(others))
+    metrics.REMOVED.labels("logout").inc(removed)
+    return {"success": True}

@@ -172,6 +172,12 @@ CALLS: dict[str, Call] = {
         {"status": "success", "data": {"message": "You've been logged out!"}},
         description="Ends the calling session and all that was registered in it.",
     ),
+    "client.log_out_others": Call(
+        "Apps",
+        "Done",
+        {"success": True},
+        description='"Log out elsewhere": the calling session and its registrations stay.',
+    ),
     "service.look_up_push_tokens": Call(
         "Services",
         "Listed",

@@ -202,8 +202,12 @@ def build(app: Flask, assets: list[str]) -> bytes:
     for rule in app.url_map.iter_rules():
         path = rule.rule.replace("<", "{").replace(">", "}")
         operation = _operation(app, rule, assets)
-        for method in (rule.methods or set()) - {"HEAD"}:
-            paths.setdefault(path, {})[method.lower()] = operation
+        methods = sorted((rule.methods or set()) - {"HEAD"}, reverse=True)
+        for method in methods:
+            # One view may serve two methods, and each operation has a name of its own.
+            suffix = "" if method == methods[0] else f"_by_{method}"
+            name = f"{operation['operationId']}{suffix}"
+            paths.setdefault(path, {})[method.lower()] = operation | {"operationId": name}
     order = list(CALLS)
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: order.index(rule.endpoint)):
         path = rule.rule.replace("<", "{").replace(">", "}")

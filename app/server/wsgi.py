@@ -93,14 +93,18 @@ def call(app: Flask, environ: "WSGIEnvironment") -> Answer:
     parts = context.run(app, environ, start_response)
     iterator = iter(parts)
     close = getattr(parts, "close", lambda: None)
+    is_over = False
 
     def more() -> bytes:
+        nonlocal is_over
+        if is_over:  # a closed file cannot be asked again
+            return b""
         try:
             body = b"".join(_until(iterator, PART))
         except BaseException:
             close()
             raise
-        if len(body) < PART:
+        if is_over := len(body) < PART:
             close()
         return body
 

@@ -226,11 +226,12 @@ class TestList:
 class TestLogout:
     URL = "/api/v1/logout"
 
-    def test_ends_the_session_and_its_registrations_only(self, client, alice, database):
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_ends_the_session_and_its_registrations_only(self, client, alice, database, method):
         elsewhere = database.sign_in("alice")
         client.post(URL, json=body(value="here"), headers=alice.headers)
         client.post(URL, json=body(value="there"), headers=elsewhere.headers)
-        answer = client.post(self.URL, headers=alice.headers)
+        answer = client.open(self.URL, method=method, headers=alice.headers)
         assert answer.status_code == 200
         assert answer.text == (
             '{"status":"success","data":{"message":"You\'ve been logged out!"}}'
@@ -240,7 +241,33 @@ class TestLogout:
         assert client.get(URL, headers=elsewhere.headers).status_code == 200
 
 
-CALLS = [("POST", URL), ("DELETE", URL), ("GET", URL), ("POST", "/api/v1/logout")]
+class TestLogoutElsewhere:
+    URL = "/api/v1/users.removeOtherTokens"
+
+    def test_ends_all_other_sessions_of_the_user_only(
+        self, client, alice, bob, database, register
+    ):
+        others = [database.sign_in("alice"), database.sign_in("alice", can_sign_in=False)]
+        for name, caller in {"here": alice, "there": others[0], "bob's": bob}.items():
+            register(caller, value=name)
+        answer = client.post(self.URL, headers=alice.headers)
+        assert (answer.status_code, answer.text) == (200, '{"success":true}')
+        assert [row["token"] for row in database.push_tokens()] == ["bob's", "here"]
+        left = {row["token_hash"] for row in database.rows("SELECT token_hash FROM user_sessions")}
+        assert left == {alice.token_hash, bob.token_hash}
+
+    def test_is_done_again_where_there_are_no_others(self, client, alice, register):
+        register(alice)
+        for _ in range(2):
+            assert client.post(self.URL, headers=alice.headers).json == {"success": True}
+        assert len(client.get(URL, headers=alice.headers).json["tokens"]) == 1
+
+
+CALLS = [
+    *(("POST", URL), ("DELETE", URL), ("GET", URL)),
+    *(("POST", "/api/v1/logout"), ("GET", "/api/v1/logout")),
+    ("POST", "/api/v1/users.removeOtherTokens"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)

@@ -1,7 +1,6 @@
 """deploy/nginx.conf with a real nginx, TLS and gunicorn behind a unix socket."""
 
 import http.client
-import http.server
 import json
 import socket
 import ssl
@@ -10,13 +9,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.activation import SocketUnit
-from tests.support.factories import Caller, body
+from tests.support.factories import body
 from tests.support.parts import part
 from tests.support.proxy import BESIDE, NO_LIMITS, SITE, Proxy, nginx
 
@@ -358,103 +357,6 @@ def test_a_registration_goes_to_the_next_worker_and_a_logout_does_not(folder, al
             assert ask(site, "GET", PATH, **said(alice)).status == 503
     finally:
         flaky.listener.close()
-
-
-@dataclass
-class RocketChat:
-    """What stands for Rocket.Chat: answers all, remembers what it was asked."""
-
-    port: int = 0
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
-
-
-@pytest.fixture
-def rocketchat():
-    chat = RocketChat()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            chat.asked.append((self.command, self.path, content))
-            self.send_response(200)
-            self.send_header("Content-Length", "4")
-            self.end_headers()
-            self.wfile.write(b"chat")
-
-        do_GET = do_POST = do_DELETE = answer  # noqa: N815 (its names)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    chat.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield chat
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def beside(unit, folder, rocketchat):
-    """The port of Rocket.Chat's address, with the registry beside it."""
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as name,
-        nginx(Path(name) / "n", unit.path, rocketchat=rocketchat.port) as proxy,
-    ):
-        yield proxy
-
-
-def chat(proxy: Proxy, method: str, path: str, fields: object = None, caller=None) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.chat, timeout=20)
-    headers = JSON | (caller.headers if caller else {})
-    connection.request(method, path, json.dumps(fields) if fields else None, headers)
-    answer = connection.getresponse()
-    found = Answer(answer.status, answer.headers, answer.read().decode())
-    connection.close()
-    return found
-
-
-def test_beside_rocketchat_only_push_token_comes_here(beside, rocketchat, alice):
-    assert chat(beside, "POST", PATH, body(), alice).json["success"] is True
-    assert chat(beside, "DELETE", PATH, {"token": "none"}, alice).status == 404
-    assert chat(beside, "POST", PATH, body(padding="x" * 70000), alice).json["success"] is False
-    assert rocketchat.asked == []
-    others = ["/", "/api/v1/me", "/api/v1/push.tokens.lookup", "/metrics", "/api/v1/sessions.put"]
-    for path in others:
-        assert chat(beside, "GET", path).text == "chat"
-    assert [path for _, path, _ in rocketchat.asked] == others
-
-
-def test_beside_rocketchat_a_logout_ends_the_session_here_too(beside, rocketchat, alice, database):
-    assert chat(beside, "POST", PATH, body(), alice).status == 200
-    assert chat(beside, "GET", "/api/v1/logout", None, alice).text == "chat"
-    time.sleep(0.3)
-    assert len(database.push_tokens()) == 1
-    assert chat(beside, "POST", "/api/v1/logout", {"a": 1}, alice).text == "chat"
-    assert ("POST", "/api/v1/logout", b'{"a": 1}') in rocketchat.asked
-    deadline = time.monotonic() + 5
-    while database.push_tokens():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert chat(beside, "POST", PATH, body(), alice).status == 401
-
-
-def test_beside_rocketchat_a_flood_of_logouts_gets_429(beside, rocketchat):
-    caller = Caller("alice", "x" * 43)
-    answers = [chat(beside, "POST", "/api/v1/logout", None, caller) for _ in range(30)]
-    assert [answer.text for answer in answers[:21]] == ["chat"] * 21
-    assert answers[-1].status == 429
-    assert answers[-1].headers["Retry-After"] == "2"
-    assert answers[-1].json["success"] is False
-    assert len(rocketchat.asked) < 30
-
-
-def test_rocketchat_answers_a_logout_when_the_registry_is_away(folder, rocketchat, alice):
-    with nginx(folder / "gone", folder / "gone.sock", rocketchat=rocketchat.port) as proxy:
-        assert chat(proxy, "POST", "/api/v1/logout", {"a": 1}, alice).text == "chat"
-        assert chat(proxy, "POST", PATH, body(), alice).json["success"] is False
 
 
 def test_the_sites_agree_on_what_a_registration_may_cost():

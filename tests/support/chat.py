@@ -62,9 +62,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 256
+    handler = Handler
 
     def __init__(self, port: int = 0):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", port), self.handler)
         self.mutex = threading.Lock()
         self.signed_in: dict[str, str] = {}
         self.asked: Counter[str] = Counter()

@@ -56,17 +56,19 @@ class Credentials:
 
     def get(self, case, context):
         auth_token = secrets.token_urlsafe(32)
+        # Who signs out elsewhere must not end the sessions of the calls beside it.
+        ends_others = case.operation.path.endswith("removeOtherTokens")
+        user_id = f"{USER} {secrets.token_hex(8)}" if ends_others else USER
         with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as connection:
             connection.execute(
                 "INSERT INTO user_sessions (token_hash, user_id) VALUES (%s, %s)",
-                (hashlib.sha256(auth_token.encode()).digest(), USER),
+                (hashlib.sha256(auth_token.encode()).digest(), user_id),
             )
-        return auth_token
+        return user_id, auth_token
 
     def set(self, case, data, context):
         if case.operation.tags == ["Apps"]:
-            case.headers["X-User-Id"] = USER
-            case.headers["X-Auth-Token"] = data
+            case.headers["X-User-Id"], case.headers["X-Auth-Token"] = data
         elif case.operation.tags == ["Services"]:
             case.headers["Authorization"] = os.environ["TEST_SERVICE_KEY"]
 

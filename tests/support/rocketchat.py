@@ -1,0 +1,128 @@
+"""Rocket.Chat as the registry and its apps see it: REST, users, and what mongoexport prints."""
+
+import hashlib
+import json
+import secrets
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
+
+from tests.support.chat import ERAS, Handler, Server, honest
+
+LOGGED_OUT = {"status": "success", "data": {"message": "You've been logged out!"}}
+
+
+def hashed(auth_token: str) -> str:
+    """Return what Meteor stores of an auth token."""
+    return b64encode(hashlib.sha256(auth_token.encode()).digest()).decode()
+
+
+@dataclass
+class User:
+    """A user's document: who is active, and when each auth token was made."""
+
+    active: bool = True
+    logins: dict[str, datetime] = field(default_factory=dict)
+
+
+class PlayedHandler(Handler):
+    """Answers the calls that a phone makes, and everything else with 404."""
+
+    server: "RocketChat"
+
+    def do_GET(self) -> None:  # noqa: N802 (its name)
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        # Not self.path, of which Python drops slashes.
+        self.server.asked_for.append((self.command, self.requestline.split(" ")[1]))
+        super().do_GET()
+
+    do_POST = do_HEAD = do_PUT = do_DELETE = do_GET  # noqa: N815 (its names)
+
+
+def played(handler: Handler) -> None:
+    """Answer a call as Rocket.Chat does, in the way in which versions up to 7 read a path."""
+    server = handler.server
+    assert isinstance(server, RocketChat)
+    path = unquote(handler.path.partition("?")[0]).strip("/ ")
+    if path == "api/v1/me":
+        honest(handler)
+    elif server.signed_in.get(handler.secret) != handler.user or not handler.user:
+        handler.say(401, ERAS[server.era])
+    elif path == "api/v1/logout" and handler.command in ("GET", "POST"):
+        server.sign_out(handler.secret)
+        handler.say(200, LOGGED_OUT)
+    elif path == "api/v1/users.removeOtherTokens" and handler.command == "POST":
+        server.sign_out_others(handler.secret)
+        handler.say(200, {"success": True})
+    else:
+        handler.say(404, {"status": "error", "message": "API endpoint does not exist"})
+
+
+class RocketChat(Server):
+    """Its users, who is signed in, and what it was asked."""
+
+    handler = PlayedHandler
+
+    def __init__(self, port: int = 0):
+        super().__init__(port)
+        self.fault = played
+        self.users: dict[str, User] = {}
+        self.asked_for: list[tuple[str, str]] = []
+
+    def sign_in(self, user_id: str, auth_token: str = "") -> str:
+        """Make a login token of a user and return its auth token."""
+        auth_token = auth_token or secrets.token_urlsafe(32)
+        self.users.setdefault(user_id, User()).logins[auth_token] = datetime.now(UTC)
+        self.signed_in[auth_token] = user_id
+        return auth_token
+
+    def sign_out(self, auth_token: str) -> None:
+        """End a login, as `logout` over REST and over the socket does."""
+        user_id = self.signed_in.pop(auth_token, "")
+        if user_id:
+            del self.users[user_id].logins[auth_token]
+
+    def sign_out_others(self, auth_token: str) -> None:
+        """End the user's other logins."""
+        for other in set(self.users[self.signed_in[auth_token]].logins) - {auth_token}:
+            self.sign_out(other)
+
+    def deactivate(self, user_id: str) -> None:
+        """Deactivate a user; before the end of 2025 a version left the login tokens there."""
+        self.users[user_id].active = False
+        for auth_token in self.users[user_id].logins:
+            self.signed_in.pop(auth_token, None)
+
+    def users_export(self, days_ago: float = 0) -> bytes:
+        """Return what mongoexport prints of the users' fields that the registry needs."""
+        documents = []
+        for user_id, user in self.users.items():
+            tokens = [
+                {
+                    "when": {"$date": (made - timedelta(days=days_ago)).isoformat()},
+                    "hashedToken": hashed(auth_token),
+                }
+                for auth_token, made in user.logins.items()
+            ]
+            resume = {"resume": {"loginTokens": tokens}}
+            documents.append({"_id": user_id, "active": user.active, "services": resume})
+        return b"".join(json.dumps(one).encode() + b"\n" for one in documents)
+
+
+@contextmanager
+def rocketchat(port: int = 0) -> Iterator[RocketChat]:
+    """Run it until the end of the `with`."""
+    server = RocketChat(port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

@@ -15,6 +15,7 @@ from app.database.arrays import as_table
 from app.limits import APN, GCM, VOIP, normalize_apns_token
 from app.models import PushToken, db
 from app.registry import verdicts
+from app.registry.one_node import locks
 
 # provider, status, error or reason (None: any), what the sender must vouch for (None: nothing)
 REMOVES = (
@@ -171,14 +172,8 @@ def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     names = ("app_name", "token", "type")
     moments = (TIMESTAMP(timezone=True), list(dead.values()))
     asked, found = _asked(names, dead, moment=moments)
-    doomed = (
-        select(PushToken.id)
-        .select_from(found)
-        .where(PushToken.updated_at < asked.moment)
-        .order_by(PushToken.app_name, PushToken.token)
-        .with_for_update(of=PushToken)
-        .cte("doomed")
-    )
+    older = select(PushToken.id).select_from(found).where(PushToken.updated_at < asked.moment)
+    doomed = locks.doomed(older)
     gone = delete(PushToken).where(PushToken.id == doomed.c.id)
     returned = gone.returning(PushToken.app_name, PushToken.token, PushToken.type)
     return {(row.app_name, row.token, row.type) for row in db.session.execute(returned)}
@@ -186,6 +181,8 @@ def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
 
 def _types(values: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Return the types of those push tokens that have a registration, by app name and value."""
+    if not values:
+        return {}
     _, found = _asked(("app_name", "token"), values)
     rows = select(PushToken.app_name, PushToken.token, PushToken.type).select_from(found)
     return {(row.app_name, row.token): row.type for row in db.session.execute(rows)}

@@ -20,7 +20,6 @@ from sqlalchemy import (
     ColumnElement,
     and_,
     delete,
-    exists,
     func,
     not_,
     select,
@@ -33,7 +32,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.database.arrays import among
 from app.limits import PRODUCTION
 from app.models import PushToken, UserSession, db
-from app.registry import push_tokens, sessions
+from app.registry import sessions
+from app.registry.one_node import locks
 
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
 USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
@@ -86,23 +86,28 @@ def beyond(keep: int, since: datetime, *, dry_run: bool) -> Iterator[Step]:
 def empty_placeholder_sessions() -> Iterator[Step]:
     """Remove sessions that an import made and that hold no registration any more.
 
-    Two statements, the lock first: who waits in front of the lock gets no fresh look at the
-    other table, and would take the registration of an import that came in between along.
+    The lock comes first, and then another look at the registrations: who has the lock keeps the
+    registration of an import that came in between.
     """
-    hollow = and_(
-        not_(UserSession.can_sign_in),
-        not_(exists().where(PushToken.session_hash == UserSession.token_hash)),
-    )
-    for examined, found in slices(UserSession.token_hash, hollow):
+    placeholder = not_(UserSession.can_sign_in)
+    for examined, found in slices(UserSession.token_hash, placeholder):
         removed = 0
-        if found:
-            ours = select(UserSession.token_hash).where(among(UserSession.token_hash, found))
-            in_order = ours.order_by(UserSession.token_hash).with_for_update(skip_locked=True)
-            locked = db.session.scalars(in_order).all()
-            gone = delete(UserSession).where(among(UserSession.token_hash, locked), hollow)
-            returned = gone.returning(UserSession.token_hash)
-            removed = len(db.session.execute(returned).all())
+        if hollow := _without_registrations(found):
+            locked = locks.lock_sessions(
+                and_(among(UserSession.token_hash, hollow), placeholder), skip_locked=True
+            )
+            ours = among(UserSession.token_hash, _without_registrations(locked))
+            gone = delete(UserSession).where(ours, placeholder).returning(UserSession.token_hash)
+            removed = len(db.session.execute(gone).all())
         yield Step(examined, removed)
+
+
+def _without_registrations(hashes: Sequence[bytes]) -> list[bytes]:
+    """Return those of the sessions that hold no registration."""
+    if not hashes:
+        return []
+    held = select(PushToken.session_hash).where(among(PushToken.session_hash, hashes)).distinct()
+    return sorted(set(hashes).difference(db.session.scalars(held)))
 
 
 def expired_sessions() -> Iterator[tuple[int, int, int]]:
@@ -128,9 +133,7 @@ def fill() -> Iterator[Step]:
             filled = 0
             if ids:
                 missing = and_(among(PushToken.id, ids), column.is_(None))
-                in_order = select(PushToken.id).where(missing)
-                in_order = in_order.order_by(PushToken.app_name, PushToken.token)
-                ours = db.session.scalars(in_order.with_for_update()).all()
+                ours = locks.lock_registrations(missing)
                 filling = update(PushToken).where(among(PushToken.id, ours), column.is_(None))
                 done = db.session.execute(
                     filling.values({name: FILLING[name]}).returning(PushToken.id),
@@ -156,7 +159,7 @@ def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
     """Remove those of the ids that are still doomed and that are not locked; return how many."""
     if not ids:
         return 0
-    return push_tokens.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
+    return locks.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
 
 
 def _crowded(keep: int) -> Iterator[str]:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, RowMapping, Text, and_, delete, func, select, true
+from sqlalchemy import ColumnElement, RowMapping, Text, and_, func, select, true
 
 from app.database.arrays import as_table
 from app.database.failures import LostRaceError
 from app.limits import PRODUCTION, normalize_apns_token
 from app.models import PushToken, UserSession, db, is_reachable
 from app.registry import registration
+from app.registry.one_node import locks
 from app.registry.registration import RACED, Registered, Registration
 
 EXAMINED = 1000  # rows that one page of the list looks at
@@ -42,8 +43,7 @@ def register(asked: Registration) -> Registered | None:
     Raises LostRaceError where another registration of the same instant was first.
     """
     connection = db.session.connection()
-    settings = registration.SESSION_SETTINGS.items()
-    db.session.execute(select(*(func.set_config(name, value, True) for name, value in settings)))
+    locks.keep_one_plan()
     steps = registration.register([asked])
     statement, parameters = next(steps)
     while True:
@@ -140,31 +140,10 @@ def page(
     return rows, rows[-1]["id"] if len(rows) == count else last
 
 
-def remove_where(
-    condition: ColumnElement[bool], *, skip_locked: bool = False, limit: int | None = None
-) -> int:
-    """Remove the registrations that meet the condition, at most `limit`; return how many.
-
-    They are locked first, in the order that every writer keeps, and the condition is checked
-    again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
-    for: rows that another transaction has locked stay.
-    """
-    doomed = (
-        select(PushToken.id)
-        .where(condition)
-        .order_by(PushToken.app_name, PushToken.token)
-        .limit(limit)
-        .with_for_update(skip_locked=skip_locked)
-        .cte("doomed")
-    )
-    gone = delete(PushToken).where(PushToken.id == doomed.c.id).returning(PushToken.id)
-    return len(db.session.execute(gone).all())
-
-
 def remove(user_id: str, push_token: str) -> int:
     """Remove a user's registrations of a push token in every app; return how many.
 
     An all-hex one is also looked for in lower case, as an APNs one would have been stored.
     """
     values = {push_token, normalize_apns_token(push_token)}
-    return remove_where(and_(PushToken.user_id == user_id, PushToken.token.in_(values)))
+    return locks.remove_where(and_(PushToken.user_id == user_id, PushToken.token.in_(values)))

@@ -17,11 +17,10 @@ import orjson
 
 from app.identifiers import fresh_id
 from app.limits import PRODUCTION
-from app.registry.registration_sql import REGISTER, REPLACE, SESSION_SETTINGS
+from app.registry.one_node.registration_sql import REGISTER, REPLACE
 
 __all__ = [
     "RACED",
-    "SESSION_SETTINGS",
     "Raced",
     "Registered",
     "Registration",

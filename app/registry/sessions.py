@@ -13,7 +13,6 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
-    exists,
     func,
     insert,
     not_,
@@ -29,7 +28,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from app.database.arrays import among, as_table
 from app.identifiers import hash_secret
 from app.models import PushToken, UserSession, db, is_live, is_valid_session
-from app.registry import push_tokens
+from app.registry.one_node import locks
 
 # Batch size: removing so many registrations takes about a tenth of statement_timeout. A session
 # may have hundreds of thousands.
@@ -71,15 +70,14 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     What is registered at that instant goes, or is refused. A session that is announced (`put`) at
     that instant, is announced after it, and lives: who announces knows when to stop.
     """
-    ordered = select(UserSession.token_hash).where(which).order_by(UserSession.token_hash)
-    locked = db.session.scalars(ordered.with_for_update()).all()
+    locked = locks.lock_sessions(which)
     if not locked:
         return 0, 0
     # An array, as a user may have more sessions than a statement may have parameters.
     registered_in_them = among(PushToken.session_hash, locked)
     removed, removed_now = 0, AT_ONCE
     while removed_now == AT_ONCE:
-        removed_now = push_tokens.remove_where(registered_in_them, limit=AT_ONCE)
+        removed_now = locks.remove_where(registered_in_them, limit=AT_ONCE)
         removed += removed_now
     db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
     return len(locked), removed
@@ -126,7 +124,7 @@ def confirm(token_hash: bytes, user_id: str, days: int, *, was_live: bool) -> bo
     row = upsert(UserSession).values(token_hash=token_hash, user_id=user_id, **values)
     upserted = row.on_conflict_do_update(
         index_elements=[UserSession.token_hash],
-        set_=values,
+        set_={name: row.excluded[name] for name in values},
         where=UserSession.user_id == row.excluded.user_id,
     )
     return db.session.scalar(upserted.returning(true())) is not None
@@ -182,17 +180,11 @@ def _end_wrong_holders(users: Mapping[bytes, str]) -> None:
 
     Rocket.Chat once left the former user in a row whose device had signed in anew.
     """
-    asked = as_table(
-        "announced", token_hash=(LargeBinary, list(users)), user_id=(Text, list(users.values()))
-    )
-    is_anothers = exists().where(
-        asked.token_hash == UserSession.token_hash, asked.user_id != UserSession.user_id
-    )
-    end(
-        and_(
-            among(UserSession.token_hash, list(users)), not_(UserSession.can_sign_in), is_anothers
-        )
-    )
+    holding = and_(among(UserSession.token_hash, list(users)), not_(UserSession.can_sign_in))
+    found = db.session.execute(select(UserSession.token_hash, UserSession.user_id).where(holding))
+    wrong = [row.token_hash for row in found if users[row.token_hash] != row.user_id]
+    if wrong:
+        end(and_(among(UserSession.token_hash, wrong), not_(UserSession.can_sign_in)))
 
 
 def _write(

@@ -11,6 +11,7 @@ from app.database.connections import Connection
 from app.database.exchange import Exchange
 from app.registry import registration
 from app.registry.held import find_held
+from app.registry.one_node import SESSION_SETTINGS
 from app.registry.registration import Registration
 
 RENEWAL_PAUSE = 10.0  # seconds until the next try to replace an old connection
@@ -114,5 +115,5 @@ class Writer:
             self._renew_in(RENEWAL_PAUSE)
 
     def _open(self) -> Connection:
-        more = {"lock_timeout": self._lock_timeout, "session": registration.SESSION_SETTINGS}
+        more = {"lock_timeout": self._lock_timeout, "session": SESSION_SETTINGS}
         return self._connect(autocommit=True, **more)

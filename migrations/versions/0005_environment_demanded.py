@@ -18,7 +18,7 @@ depends_on: str | Sequence[str] | None = None
 
 REFUSE_UNFILLED = """
 DO $$ BEGIN
-    IF EXISTS (SELECT FROM push_tokens WHERE environment IS NULL) THEN
+    IF EXISTS (SELECT 1 FROM push_tokens WHERE environment IS NULL) THEN
         RAISE EXCEPTION 'push_tokens has rows without an environment'
             USING HINT = 'run "push-tokens backfill" and migrate again.';
     END IF;

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from app.models import PushToken
+from app.registry.one_node.registration_sql import REGISTER, REPLACE
 from app.registry.registration import Registered, Registration
-from app.registry.registration_sql import REGISTER, REPLACE
 from tests.support.databases import migrate
 from tests.support.registering import connect, run
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import psycopg
 
+from app.registry.one_node import SESSION_SETTINGS
 from app.registry.registration import (
-    SESSION_SETTINGS,
     Raced,
     Registered,
     Registration,

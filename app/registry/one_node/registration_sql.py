@@ -1,4 +1,4 @@
-"""The two statements that register push tokens, a lone one or a hundred (see registration.py).
+"""The two statements that register push tokens, a lone one or a hundred (see ../registration.py).
 
 Each takes one parameter, the registrations as JSON: reading it costs PostgreSQL less than arrays.
 `fresh_id` is a name for what is new, and by it a member is known in what comes back: (fresh_id,
@@ -20,6 +20,7 @@ the order. So the plan is the same for empty and for full tables.
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from app.models import is_live
+from app.registry.one_node import ONE_NODE
 
 
 def _claim(*names: str) -> str:
@@ -54,7 +55,7 @@ IS_LIVE = str(is_live().compile(dialect=dialect()))  # type: ignore[no-untyped-c
 # What was asked, as far as there is a session for it. A logout waits for us, or we find its
 # session gone: never an orphan, never an error. Sessions are looked up by the hash alone, so
 # that there is only one index for it; whose a session is, is compared afterwards.
-SIGNED_IN = f"""
+SIGNED_IN = f"""{ONE_NODE}
 WITH signed_in AS MATERIALIZED (
     SELECT a.*
     FROM (
@@ -220,13 +221,3 @@ FROM written w JOIN replacing r ON r.app_name = w.app_name AND r.token = w.token
 UNION ALL
 SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
 """  # noqa: S608
-
-# The statements have one good plan, through the indexes, for one row and for a hundred. Left to
-# itself PostgreSQL plans again for each lone registration, and a plan made while the tables were
-# empty would read them whole.
-# Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
-SESSION_SETTINGS = {
-    "jit": "off",
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-}

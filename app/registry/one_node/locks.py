@@ -1,0 +1,50 @@
+"""Locks on several rows, in the order that every writer keeps, and what is removed under them."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import CTE, ColumnElement, Select, delete, func, select
+
+from app.models import PushToken, UserSession, db
+from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
+
+
+def keep_one_plan() -> None:
+    """Have the rest of this transaction use SESSION_SETTINGS."""
+    settings = (func.set_config(name, value, True) for name, value in SESSION_SETTINGS.items())
+    db.session.execute(select(*settings).prefix_with(ONE_NODE))
+
+
+def lock_sessions(which: ColumnElement[bool], *, skip_locked: bool = False) -> Sequence[bytes]:
+    """Lock the sessions that `which` selects; return their hashes."""
+    ordered = select(UserSession.token_hash).where(which).order_by(UserSession.token_hash)
+    locked = ordered.with_for_update(skip_locked=skip_locked).prefix_with(ONE_NODE)
+    return db.session.scalars(locked).all()
+
+
+def lock_registrations(which: ColumnElement[bool]) -> Sequence[str]:
+    """Lock the registrations that `which` selects; return their rows' ids."""
+    return db.session.scalars(_in_order(select(PushToken.id).where(which))).all()
+
+
+def doomed(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> CTE:
+    """Return what a select of ids finds, locked: for the statement that deletes it."""
+    return _in_order(found, skip_locked=skip_locked).limit(limit).cte("doomed")
+
+
+def remove_where(
+    condition: ColumnElement[bool], *, skip_locked: bool = False, limit: int | None = None
+) -> int:
+    """Remove the registrations that meet the condition, at most `limit`; return how many.
+
+    They are locked first, in the order that every writer keeps, and the condition is checked
+    again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
+    for: rows that another transaction has locked stay.
+    """
+    rows = doomed(select(PushToken.id).where(condition), skip_locked=skip_locked, limit=limit)
+    gone = delete(PushToken).where(PushToken.id == rows.c.id).returning(PushToken.id)
+    return len(db.session.execute(gone).all())
+
+
+def _in_order(found: Select[str], *, skip_locked: bool = False) -> Select[str]:
+    ordered = found.order_by(PushToken.app_name, PushToken.token)
+    return ordered.with_for_update(of=PushToken, skip_locked=skip_locked).prefix_with(ONE_NODE)

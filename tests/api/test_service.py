@@ -208,7 +208,9 @@ class TestLookup:
             register(caller, value=caller.user_id)
         database.execute("UPDATE push_tokens SET enabled = false WHERE user_id = 'd'")
         database.execute("UPDATE user_sessions SET expires_at = now() WHERE user_id = 'e'")
-        database.execute("UPDATE user_sessions SET can_sign_in = false WHERE user_id = 'h'")
+        database.execute(
+            "UPDATE user_sessions SET can_sign_in = false, expires_at = NULL WHERE user_id = 'h'"
+        )
         assert call(LOOKUP, {"userIds": ["e", "h", "d"]}).json["tokens"] == []
 
     def test_holds_the_100_latest_renewed_of_a_user_of_the_kind_asked_for(self, call, database):

@@ -12,7 +12,7 @@ from flask.cli import AppGroup
 from psycopg import errors
 
 from app.cli.terminal import printable
-from app.database.failures import is_unavailable, original
+from app.database.failures import UnavailableError, is_unavailable, original
 from app.limits import MAX_APP_NAME, MAX_USER_ID, is_text
 
 
@@ -28,6 +28,8 @@ def in_one_line() -> Iterator[None]:
         raise
     except OSError as error:
         raise click.ClickException(printable(str(error))) from None
+    except UnavailableError as error:
+        raise click.ClickException(f"the database cannot do it now: {error}") from None
     except Exception as error:
         cause = original(error)
         if not isinstance(cause, psycopg.Error) and not is_unavailable(error):
@@ -37,6 +39,10 @@ def in_one_line() -> Iterator[None]:
         what = "cannot do it now" if is_unavailable(error) else "refuses it"
         if isinstance(cause, errors.InsufficientPrivilege):
             text += "; deploy/postgresql/roles.sql says which role may, such as the one for keys"
+        elif isinstance(cause, errors.QueryCanceled) and "statement timeout" in text:
+            text += " (DATABASE_STATEMENT_TIMEOUT)"
+        elif isinstance(cause, errors.LockNotAvailable):
+            text += " (DATABASE_LOCK_TIMEOUT); another transaction holds it: see pg_stat_activity"
         raise click.ClickException(f"the database {what}: {text}") from None
 
 

@@ -90,12 +90,15 @@ def purge_sessions() -> None:
 
     Works in short transactions beside the running service, and may be stopped and run again.
     """
-    ended = removed = examined = 0
+    ended = removed = examined = held = 0
     with Meter("expired sessions") as meter:
-        for looked_at, some_ended, some_removed in maintenance.expired_sessions():
+        for step in maintenance.expired_sessions():
             db.session.commit()
-            examined += looked_at
-            ended += some_ended
-            removed += some_removed
+            examined += step.examined
+            ended += step.sessions
+            removed += step.registrations
+            held = step.held
             meter.at(examined, examined)
+    if held:
+        click.echo(f"{held:,} expired sessions are locked; the next run ends them.", err=True)
     print_json(sessions=ended, tokens=removed)

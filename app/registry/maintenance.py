@@ -12,6 +12,7 @@ it (contract). What is registered meanwhile has its value already, by the column
 trigger; so the rows that are left only get fewer.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -30,12 +31,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.arrays import among
+from app.database.failures import UnavailableError
 from app.limits import PRODUCTION
 from app.models import PushToken, UserSession, db
 from app.registry import sessions
 from app.registry.one_node import locks
 
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
+# Seconds before each return to rows that another transaction had locked.
+PAUSES = (0.5, 2.0, 5.0)
 USERS_SLICE = 10_000  # entries of the index on user_id that one query counts
 
 # What a backfill writes: before revision 0004 there was nothing else, and before 0008 the
@@ -110,37 +114,98 @@ def _without_registrations(hashes: Sequence[bytes]) -> list[bytes]:
     return sorted(set(hashes).difference(db.session.scalars(held)))
 
 
-def expired_sessions() -> Iterator[tuple[int, int, int]]:
-    """End the sessions that are over; yield rows looked at, sessions ended, registrations gone."""
+class Ended(NamedTuple):
+    """What one slice did; `held` expired sessions are locked so far, and stay."""
+
+    examined: int
+    sessions: int
+    registrations: int
+    held: int
+
+
+def expired_sessions() -> Iterator[Ended]:
+    """End the sessions that are over, those last that another transaction has locked meanwhile."""
     expired = UserSession.expires_at <= func.now()
+    held: list[bytes] = []
     for examined, found in slices(UserSession.token_hash, expired):
-        ended = (0, 0)
-        if found:
-            # The condition again: a session may have been announced anew meanwhile.
-            ended = sessions.end(and_(among(UserSession.token_hash, found), expired))
-        yield examined, *ended
+        ended, left = _end(found, expired)
+        held += left
+        yield Ended(examined, *ended, len(held))
+    for pause in PAUSES:
+        if not held:
+            return
+        time.sleep(pause)
+        left_over: list[bytes] = []
+        for start in range(0, len(held), SLICE):
+            ended, left = _end(held[start : start + SLICE], expired)
+            left_over += left
+            yield Ended(0, *ended, len(held))
+        held = left_over
+        yield Ended(0, 0, 0, len(held))
+
+
+def _end(
+    found: Sequence[bytes], expired: ColumnElement[bool]
+) -> tuple[tuple[int, int], Sequence[bytes]]:
+    """End expired sessions; return how many, with how many registrations, and those that stay."""
+    if not found:
+        return (0, 0), ()
+    # The condition again: a session may have been announced anew meanwhile.
+    still = and_(among(UserSession.token_hash, found), expired)
+    ended = sessions.end(still, skip_locked=True)
+    left = () if ended[0] == len(found) else _keys(UserSession.token_hash, still)
+    return ended, left
 
 
 def fill() -> Iterator[Step]:
     """Fill what a revision added and the next one demands; commit after each step.
 
+    Rows that another transaction has locked come last. Raises HeldRowsError where they stay
+    locked, because the next revision would refuse.
+    """
+    for name in db.session.scalars(UNFILLED, {"names": list(FILLING)}).all():
+        missing = getattr(PushToken, name).is_(None)
+        held: list[str] = []
+        for examined, ids in slices(PushToken.id, missing):
+            filled, left = _fill(name, ids)
+            held += left
+            yield Step(examined, filled)
+        for pause in PAUSES:
+            time.sleep(pause if held else 0)
+            some, held = held, []
+            for start in range(0, len(some), SLICE):
+                filled, left = _fill(name, some[start : start + SLICE])
+                held += left
+                yield Step(0, filled)
+        if held:
+            raise HeldRowsError(f"{len(held)} rows have no {name} and are locked")
+
+
+class HeldRowsError(UnavailableError):
+    """Rows stayed locked by another transaction; what was done is committed."""
+
+
+def _fill(name: str, ids: Sequence[str]) -> tuple[int, Sequence[str]]:
+    """Fill a column of these rows; return how many, and those that stay as they were.
+
     Rows are locked in the order that every writer keeps, and looked at again once they are.
     """
-    unfilled = db.session.scalars(UNFILLED, {"names": list(FILLING)}).all()
-    for name in unfilled:
-        column = getattr(PushToken, name)
-        for examined, ids in slices(PushToken.id, column.is_(None)):
-            filled = 0
-            if ids:
-                missing = and_(among(PushToken.id, ids), column.is_(None))
-                ours = locks.lock_registrations(missing)
-                filling = update(PushToken).where(among(PushToken.id, ours), column.is_(None))
-                done = db.session.execute(
-                    filling.values({name: FILLING[name]}).returning(PushToken.id),
-                    execution_options={"synchronize_session": False},
-                )
-                filled = len(done.all())
-            yield Step(examined, filled)
+    if not ids:
+        return 0, ()
+    column = getattr(PushToken, name)
+    missing = and_(among(PushToken.id, ids), column.is_(None))
+    ours = locks.lock_registrations(missing, skip_locked=True)
+    filling = update(PushToken).where(among(PushToken.id, ours), column.is_(None))
+    done = db.session.execute(
+        filling.values({name: FILLING[name]}).returning(PushToken.id),
+        execution_options={"synchronize_session": False},
+    )
+    filled = len(done.all())
+    return filled, () if filled == len(ids) else _keys(PushToken.id, missing)
+
+
+def _keys(key: InstrumentedAttribute[Any], condition: ColumnElement[bool]) -> Sequence[Any]:
+    return db.session.scalars(select(key).where(condition).order_by(key)).all()
 
 
 def slices(

@@ -61,7 +61,7 @@ def issue(user_id: str, days: int) -> tuple[str, datetime]:
     return auth_token, as_type(datetime, ends)
 
 
-def end(which: ColumnElement[bool]) -> tuple[int, int]:
+def end(which: ColumnElement[bool], *, skip_locked: bool = False) -> tuple[int, int]:
     """End the sessions that `which` selects; return how many, and how many registrations.
 
     Sessions are locked first, in the order that every writer keeps, so a registration at the
@@ -69,16 +69,24 @@ def end(which: ColumnElement[bool]) -> tuple[int, int]:
     registrations too: deleting them here counts them, and works where there is no foreign key.
     What is registered at that instant goes, or is refused. A session that is announced (`put`) at
     that instant, is announced after it, and lives: who announces knows when to stop.
+
+    With `skip_locked` nothing is waited for: a session stays while another transaction has locked
+    it, or any of its registrations.
     """
-    locked = locks.lock_sessions(which)
+    locked = locks.lock_sessions(which, skip_locked=skip_locked)
     if not locked:
         return 0, 0
     # An array, as a user may have more sessions than a statement may have parameters.
     registered_in_them = among(PushToken.session_hash, locked)
     removed, removed_now = 0, AT_ONCE
     while removed_now == AT_ONCE:
-        removed_now = locks.remove_where(registered_in_them, limit=AT_ONCE)
+        removed_now = locks.remove_where(
+            registered_in_them, skip_locked=skip_locked, limit=AT_ONCE
+        )
         removed += removed_now
+    if skip_locked:
+        held = select(PushToken.session_hash).where(registered_in_them).distinct()
+        locked = sorted(set(locked).difference(db.session.scalars(held)))
     db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
     return len(locked), removed
 

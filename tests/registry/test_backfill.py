@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
+from app.registry import maintenance
 from tests.support.databases import migrate
 from tests.support.filled import fill
 
@@ -104,6 +105,19 @@ def test_the_next_revision_refuses_until_it_is_done(expanded, run, column):
     run()
     following = "0007_environment_not_null" if column == "environment" else "head"
     migrate(expanded, "upgrade", following)
+
+
+def test_rows_that_are_held_come_last_and_are_told(expanded, run, column, new_app, monkeypatch):
+    monkeypatch.setattr(maintenance, "PAUSES", (0, 0))
+    runner = new_app(database_url=expanded).test_cli_runner()
+    with psycopg.connect(expanded) as other:
+        other.execute("SELECT 1 FROM push_tokens ORDER BY id LIMIT 2 FOR UPDATE")
+        result = runner.invoke(args=["push-tokens", "backfill"])
+        assert result.exit_code == 1
+        assert f"2 rows have no {column} and are locked" in result.stderr
+        assert count(expanded, f"{column} IS NULL") == 2
+        monkeypatch.setattr(maintenance.time, "sleep", lambda _: other.rollback())
+        assert run() == 2
 
 
 def test_what_the_previous_release_writes_needs_no_filling(expanded, run, column):

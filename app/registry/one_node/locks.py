@@ -21,9 +21,10 @@ def lock_sessions(which: ColumnElement[bool], *, skip_locked: bool = False) -> S
     return db.session.scalars(locked).all()
 
 
-def lock_registrations(which: ColumnElement[bool]) -> Sequence[str]:
+def lock_registrations(which: ColumnElement[bool], *, skip_locked: bool = False) -> Sequence[str]:
     """Lock the registrations that `which` selects; return their rows' ids."""
-    return db.session.scalars(_in_order(select(PushToken.id).where(which))).all()
+    found = _in_order(select(PushToken.id).where(which), skip_locked=skip_locked)
+    return db.session.scalars(found).all()
 
 
 def doomed(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> CTE:

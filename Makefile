@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--no-strip-extras --custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-memory bench-plots soak
+.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-memory bench-plots soak wheel release
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +84,14 @@ bench-plots: $(VENV)/bench.installed ## Draw what was measured
 soak: $(VENV)/dev.installed ## Ten minutes of registrations while connections are killed
 	$(BIN)/python -m bench.soak
 
+wheel: $(VENV)/dev.installed ## Build the wheel into dist/, with a lock that installs it and its SBOM
+	@.ci/wheel dist
+
+release: $(VENV)/dev.installed ## Tag a release and build it: make release v=1.2.3, after .ci/run
+	@.ci/release "$(v)"
+
 lock: $(VENV)/dev.installed ## Renew the locked dependencies
+	$(LOCK) --group build -o requirements-build.txt
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) pyproject.toml --extra embedded -o requirements-run.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements-dev.txt

@@ -1,10 +1,12 @@
 """deploy/Containerfile and compose.yaml: what can be known of them without an engine."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import yaml
 
 from app import gunicorn_conf
 from app.config import ROOT, Settings
+from app.version import VERSION
 from tests.support.activation import SocketUnit
 from tests.support.databases import migrate
+from tests.support.factories import body
 from tests.support.filled import fill
-from tests.support.live import Live, free_port
+from tests.support.live import Live, ask, free_port
 
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()
 SOCKET = "/run/push-token-registry/gunicorn.sock"
@@ -27,35 +31,52 @@ def services() -> dict[str, dict[str, object]]:
     return yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
 
 
-@pytest.fixture
-def image(tmp_path) -> Path:
-    """What the Containerfile copies into /srv, and nothing else of the checkout."""
-    folder = tmp_path / "srv"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> Path:
+    """The virtual environment of the image: built as the Containerfile says, and nothing more."""
+    folder, venv = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("opt") / "venv"
     let_through = (ROOT / ".dockerignore").read_text()
     for sources, target in re.findall(r"^COPY (?!--)(.*) (\S+)$", CONTAINERFILE, re.M):
         for source in sources.split():
             assert f"!{source}\n" in let_through
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / Path(target).name)
+                shutil.copytree(ROOT / source, folder / target)
             else:
-                shutil.copy(ROOT / source, folder)
-    return folder
+                shutil.copy(ROOT / source, folder / target)
+    steps = " && ".join(
+        re.findall(r"^RUN ((?:.*\\\n)*.*)$", CONTAINERFILE.split("\nFROM")[1], re.M)
+    )
+    steps = steps.replace("\\\n", " ").replace("--no-cache-dir ", "")
+    steps = steps.replace("/build/venv", str(folder / "venv")).replace("/opt/venv", str(venv))
+    steps = steps.replace("&& python ", f"&& {sys.executable} ")
+    script = f"{sys.executable} {steps.removeprefix('python ')}"
+    # Without settings that would make pip fetch what no hash names.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return venv
 
 
-def test_what_is_copied_is_enough_to_migrate_and_to_serve(image, new_database, services):
-    """Of a database with rows that are to be filled on the way, too."""
+@pytest.mark.faults  # takes a minute
+def test_the_wheel_alone_migrates_and_serves(image, new_database, services, tmp_path):
+    """As an image or a host without a checkout has it; rows are filled on the way."""
     port, url = free_port(), new_database()
     migrate(url, "upgrade", "0003_refresh_heavy_tables")
     fill(url)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environ = {**os.environ, "DATABASE_URL": url, "PORT": str(port), "PATH": path}
-    command = services["migrate"]["command"]
-    subprocess.run(command, cwd=image, env=environ, check=True, capture_output=True)
+    environ = {"DATABASE_URL": url, "PORT": str(port), "PATH": f"{image}/bin:/usr/bin:/bin"}
+
+    def run(*command: str) -> str:
+        return subprocess.check_output(command, cwd=tmp_path, env=environ, text=True)
+
+    assert run("push-tokens", "--version") == f"push-tokens {VERSION}\n"
+    run(*services["migrate"]["command"])
+    session = json.loads(run("push-tokens", "sessions", "issue", "demo"))
     serve = re.search(r'^CMD \["gunicorn", "(.*)"\]$', CONTAINERFILE, re.M)[1].split('", "')
     serve[serve.index("-b") + 1] = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "gunicorn", *serve]
-    with subprocess.Popen(command, cwd=image, env=environ, stderr=subprocess.PIPE) as process:
+    command = [f"{image}/bin/gunicorn", *serve]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE) as process:
         try:
             for line in process.stderr:
                 if b"Booting worker" in line:
@@ -63,18 +84,35 @@ def test_what_is_copied_is_enough_to_migrate_and_to_serve(image, new_database, s
             live = Live(process, port)
             while not live.says_yes("/readyz"):
                 assert process.poll() is None
+            headers = {"X-User-Id": "demo", "X-Auth-Token": session["authToken"]}
+            assert ask(live, "/api/v1/push.token", body(), **headers)[0] == 200
+            for path in ("/docs", "/docs/page.css", "/docs/swagger-ui.css", "/openapi.json"):
+                assert ask(live, path, method="GET")[0] == 200, path
         finally:
             process.terminate()
             process.stderr.read()
             assert process.wait(40) == 0
+    left = subprocess.check_output(
+        ["find", image, "-name", "push-tokens.sh", "-o", "-name", "docs*.png"]
+    )
+    assert left == b""
 
 
 def test_every_package_is_pinned_by_its_hash():
-    for name in re.findall(r"-r /build/(\S+)", CONTAINERFILE):
+    """The build backend too, and it is not fetched anew for the build."""
+    names = re.findall(r"-r (\S+)", CONTAINERFILE)
+    assert names == ["requirements.txt", "requirements-build.txt"]
+    for name in names:
         packages = re.split(r"\n(?=[a-z])", (ROOT / name).read_text())
         assert packages
         assert all("--hash=sha256:" in one for one in packages if not one.startswith("#")), name
-    assert CONTAINERFILE.count("--require-hashes") == CONTAINERFILE.count("pip install") == 1
+    assert CONTAINERFILE.count("--require-hashes") == 2
+    assert CONTAINERFILE.count("pip install") == 3
+    assert "pip install --no-index --no-deps" in CONTAINERFILE
+    assert "pip wheel --no-index --no-deps --no-build-isolation" in CONTAINERFILE
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        (backend,) = tomllib.load(file)["build-system"]["requires"]
+    assert backend.partition(">")[0] in (ROOT / "requirements-build.txt").read_text()
 
 
 def test_what_the_services_name_is_there(services):

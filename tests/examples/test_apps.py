@@ -2,37 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from app.config import ROOT
 from tests.support.factories import APNS_TOKEN, FCM_TOKEN, Caller
 from tests.support.parts import part
+from tests.support.relay import relay
 
 APPS = ROOT / "examples" / "apps"
-
-
-@pytest.fixture(scope="module")
-def kotlin(tmp_path_factory) -> list[str]:
-    """The command that runs PushToken.kt; compiling takes ten seconds, so once."""
-    compiler = shutil.which("kotlinc")
-    if not compiler:
-        pytest.skip("kotlinc is not installed")
-    folder = tmp_path_factory.mktemp("kotlin")
-    sources = [str(ROOT / "tests" / "examples" / "push_token_main.kt"), str(APPS / "PushToken.kt")]
-    jar = str(folder / "app.jar")
-    command = [compiler, "-Werror", "-include-runtime", "-d", jar, *sources]
-    subprocess.run(command, check=True)
-    return ["java", "-jar", jar]
 
 
 @pytest.fixture(params=["curl", "python", "javascript", "kotlin"])
@@ -70,40 +50,6 @@ def succeed(example: list[str], url: str, caller: Caller, *arguments: str) -> ob
     return json.loads(done.stdout)
 
 
-@contextmanager
-def busy_first(url: str, refusals: list[int]) -> Iterator[tuple[str, list[int]]]:
-    """Relay to the service, after it has refused once with each status; yields its URL too."""
-    answered: list[int] = []
-
-    class Relay(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if len(answered) < len(refusals):
-                status, answer = refusals[len(answered)], b'{"success":false,"error":"busy"}'
-            else:
-                onward = urllib.request.Request(url + self.path, body, dict(self.headers))
-                with urllib.request.urlopen(onward, timeout=10) as response:
-                    status, answer = response.status, response.read()
-            answered.append(status)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.send_header("Retry-After", "1")
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", answered
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_a_device_registers_rotates_lists_and_removes(example, live, alice, database):
     app_name = 'a "quoted" \\ näme & more'
     first = succeed(example, live.url, alice, "register", "gcm", FCM_TOKEN, app_name)
@@ -136,9 +82,9 @@ def test_logging_out_ends_the_session_and_then_every_call_asks_to_sign_in(
 
 
 def test_a_busy_registry_is_asked_again_when_it_said(example, live, alice, database):
-    with busy_first(live.url, [503, 429]) as (url, answered):
-        succeed(example, url, alice, "register", "gcm", FCM_TOKEN, "chat.example")
-    assert answered == [503, 429, 200]
+    with relay(live.url, [503, 429]) as seen:
+        succeed(example, seen.url, alice, "register", "gcm", FCM_TOKEN, "chat.example")
+    assert seen.statuses == [503, 429, 200]
     assert [row["token"] for row in database.push_tokens()] == [FCM_TOKEN]
 
 

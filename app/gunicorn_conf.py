@@ -1,15 +1,18 @@
 """gunicorn's configuration: `gunicorn -c python:app.gunicorn_conf wsgi:app`."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app import log
 from app.config import ROOT, Settings, export_setting
 from app.database import embedded
 from app.server.worker import ENDING
@@ -40,6 +43,9 @@ loglevel = settings.log_level
 logger_class = "app.server.logger.GunicornLogger"
 # Its default is one path for all instances of a user.
 control_socket_disable = True
+# Workers' signs of life. gunicorn's default is a folder that may be full, and then it ends.
+MEMORY = "/dev/shm"  # noqa: S108 (files in it are made by mkstemp and mkdtemp)
+worker_tmp_dir = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
 
 
 def on_starting(server: Any) -> None:
@@ -54,11 +60,23 @@ def on_starting(server: Any) -> None:
     if not settings.database_url:
         embedded.server.acquire()
     if not settings.prometheus_multiproc_dir:
-        server.metrics_folder = tempfile.mkdtemp(prefix="push-registry-metrics-")
-        export_setting("prometheus_multiproc_dir", server.metrics_folder)
+        _make_metrics_folder(server)
     else:  # left by workers that were killed together with their master
         for gauge in Path(settings.prometheus_multiproc_dir).glob("gauge_live*.db"):
             gauge.unlink(missing_ok=True)
+
+
+def _make_metrics_folder(server: Any) -> None:
+    """Make the folder in which workers share their counts; without one each counts by itself."""
+    for parent in (None, MEMORY):
+        try:
+            folder = tempfile.mkdtemp(prefix="push-registry-metrics-", dir=parent)
+        except OSError as error:  # no room, or not even a folder that takes files
+            server.log.warning("no folder for metrics in %s: %s", parent or "TMPDIR", error)
+            continue
+        server.metrics_folder = folder
+        export_setting("prometheus_multiproc_dir", folder)
+        return
 
 
 def _spawn(spawn_worker: Callable[[], Any]) -> Any:
@@ -74,8 +92,11 @@ def _spawn(spawn_worker: Callable[[], Any]) -> Any:
 
 
 def _try_to_start() -> int:
-    trial = "from app import create_app; create_app()"
-    return subprocess.run([sys.executable, "-c", trial], cwd=ROOT, check=False).returncode
+    trial = [sys.executable, "-c", "from app import create_app; create_app()"]
+    done = subprocess.run(trial, cwd=ROOT, check=False, stderr=subprocess.PIPE)
+    if done.stderr:
+        log.stderr.write(done.stderr)
+    return done.returncode
 
 
 def when_ready(server: Any) -> None:
@@ -89,6 +110,8 @@ def when_ready(server: Any) -> None:
         if _try_to_start():
             server.log.error("not reloaded: the code or a setting cannot be used (see above)")
         else:
+            if not settings.prometheus_multiproc_dir and not hasattr(server, "metrics_folder"):
+                _make_metrics_folder(server)
             reload(*args)
 
     server.handle_hup = handle_hup
@@ -107,4 +130,7 @@ def child_exit(server: Any, worker: Any) -> None:
     """Remove the gauges of a worker that has ended; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (unpatched)
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    folder = settings.prometheus_multiproc_dir or getattr(server, "metrics_folder", None)
+    if folder:
+        with suppress(OSError):
+            mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]

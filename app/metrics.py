@@ -7,11 +7,12 @@ user, no push token, and a route's pattern instead of a path.
 
 import sys
 from collections import Counter as Count
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
 from sqlalchemy import Pool, event
 
+from app import log
 from app.config import without_setting
 
 IS_WORKER = "gunicorn.arbiter" in sys.modules
@@ -27,8 +28,14 @@ with nullcontext() if IS_WORKER else without_setting("prometheus_multiproc_dir")
         Gauge,
         Histogram,
         generate_latest,
+        values,
     )
+    from prometheus_client.core import GaugeMetricFamily
     from prometheus_client.multiprocess import MultiProcessCollector
+
+    from app import shared_counts
+
+shared_counts.use()
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -89,6 +96,38 @@ DATABASE_ERRORS = Counter(
     "Errors of PostgreSQL or of the way there, those that a retry cured included.",
     ["error"],
 )
+LOG_LINES_LOST = Counter(
+    "push_registry_log_lines_lost",
+    "Lines of the log that could not be written, or kept for a reader who does not read.",
+)
+log.stderr.on_loss = LOG_LINES_LOST.inc
+
+
+def problems() -> Iterator[tuple[str, str]]:
+    """Yield each sink that does not take what this process writes (log, metrics), and why."""
+    if why := log.stderr.problem():
+        yield "log", f"lines are lost: {why}"
+    if why := shared_counts.problem():
+        yield "metrics", f"this worker counts by itself: {why}"
+    elif IS_WORKER and not values.ValueClass._multiprocess:
+        yield "metrics", "this worker counts by itself: no folder to share could be made"
+
+
+class Sinks:
+    """What is told of the process that answers: whether log and metrics take what it writes."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauge (prometheus_client's Collector)."""
+        name, text = "push_registry_sink_failing", "1: lines of the log, or counts, are not kept."
+        gauge = GaugeMetricFamily(name, text, labels=["sink"])
+        failing = dict(problems())
+        for sink in ("log", "metrics"):
+            gauge.add_metric([sink], sink in failing)
+        yield gauge
+
+
+SINKS = Sinks()
+REGISTRY.register(SINKS)
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:
@@ -108,6 +147,7 @@ def render(folder: str | None) -> bytes:
     if folder:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        registry.register(SINKS)
     return generate_latest(registry)
 
 

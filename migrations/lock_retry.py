@@ -5,6 +5,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -58,7 +59,8 @@ def _quoted(value: str) -> str:
 
 def tell(message: str) -> None:
     """Print a message on stderr; stdout belongs to --sql."""
-    print(message, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads; the migration goes on
+        print(message, file=sys.stderr, flush=True)
 
 
 def wait_for_other_deployers(connection: Connection) -> None:

@@ -42,7 +42,7 @@ def readyz() -> ResponseReturnValue:
     """Tell whether requests can be served.
 
     They can if the database answers, takes writes and is at the code's revision; else 503 says
-    what is wrong.
+    what is wrong. A log or metrics that are not kept stop nothing: they are `warnings`.
     """
     try:
         found, takes_writes = services.current().retrying(_revision)
@@ -59,7 +59,8 @@ def readyz() -> ResponseReturnValue:
         return _not_ready(READ_ONLY)
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
-    return ALIVE | {"revision": found}
+    warnings = [f"{sink}: {problem}" for sink, problem in metrics.problems()]
+    return ALIVE | {"revision": found} | ({"warnings": warnings} if warnings else {})
 
 
 def _revision() -> tuple[str | None, bool]:

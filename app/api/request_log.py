@@ -4,20 +4,17 @@ The same for all ways to be answered: by a view, by the fast path, or refused be
 """
 
 import logging
-import os
 import re
 import secrets
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
 from flask import Flask, Response, request
 
-from app import metrics
+from app import log, metrics
 
 UNKNOWN = "unknown"  # the route of what is not there
-STDERR = 2
 # Of every answer: it may hold push tokens, and its type is what it says.
 HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 KEY = "push_registry.request"  # in the WSGI environment
@@ -69,12 +66,7 @@ class RequestRecord:
         }
         if self.service is not None:
             line["service"] = self.service
-        # A log that is full, or whose reader has ended, stops no request. Not by sys.stderr, which
-        # would keep what it could not write.
-        with suppress(OSError):
-            os.write(
-                STDERR, orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
-            )
+        log.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
 
 
 def _begin() -> None:

@@ -1,5 +1,6 @@
 """Output of the commands: the result on stdout as JSON, progress on stderr."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -23,7 +24,10 @@ def print_json(**result: object) -> None:
 
 def warn(text: str) -> None:
     """Print a line on stderr; it may repeat what others wrote."""
-    click.echo(printable(text), err=True)
+    try:
+        click.echo(printable(text), err=True)
+    except OSError:  # nobody reads, or a full disk: no reason not to do what was asked
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
 
 
 def printable(text: str) -> str:

@@ -59,6 +59,8 @@ def answers() -> dict[str, Json]:
     refused = _record(success=_FALSE, error=STRING, errorType=STRING)
     refused["required"] = ["success", "error"]
     refused["properties"]["version"] = STRING | {"description": "The release; of /readyz only."}
+    ready = _record(status={"const": "ok"}, version=STRING, revision=STRING)
+    ready["properties"]["warnings"] = {"type": "array", "items": STRING, "minItems": 1}
     return {
         "Registration": registration,
         "Registered": _record(result=one, success=_TRUE),
@@ -71,7 +73,7 @@ def answers() -> dict[str, Json]:
         "Ended": _record(sessions=_NUMBER, tokens=_NUMBER, success=_TRUE),
         "Elsewhere": _record(docs=STRING),
         "Alive": _record(status={"const": "ok"}, version=STRING),
-        "Ready": _record(status={"const": "ok"}, version=STRING, revision=STRING),
+        "Ready": ready,
         "Document": {"type": "object"},
         "Refused": refused,
         "Unauthorized": _record(status={"const": "error"}, message=STRING),

@@ -1,36 +1,94 @@
 """How the log is written when gunicorn serves: one JSON object a line, on stderr.
 
-gunicorn's master loads this too, so it imports nothing else of ours: that would outlive a HUP.
+gunicorn's master loads this, and what it imports, once. A worker configures its log anew, so that
+HUP brings new code of it too.
 """
 
+import io
 import logging
 import logging.config
-import re
+import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from gunicorn.glogging import Logger
+from pythonjsonlogger.orjson import OrjsonFormatter
 
+from app import log
+from app.limits import escape_invisible
 from app.version import VERSION
 
-_HIDDEN = "(not logged)"
+OURS = ("app", "gunicorn.error")  # whose lines are wanted at LOG_LEVEL; of others only warnings
 
 
-class NoRequestText(logging.Filter):
-    """Take the text of requests out of gunicorn's messages.
+class Formatter(OrjsonFormatter):
+    """A line of JSON, without what came over the wire and without what a terminal obeys."""
 
-    A header that it cannot read may be a user's auth token, and a URI may hold a push token.
-    """
+    def __init__(self) -> None:
+        super().__init__(
+            "%(levelname)s%(name)s%(message)s",
+            rename_fields={"levelname": "level", "name": "logger"},
+            timestamp="time",
+        )
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record; keep it always."""
-        message = str(record.msg)
-        if message.startswith("Invalid request from ip="):
-            record.msg = re.sub(r"(?s): .*", f": {_HIDDEN}", message)
-        elif message.startswith("Error handling request"):
-            record.args = tuple(_HIDDEN if "/" in str(one) else one for one in record.args or ())
-        elif message == "%s %s":  # method and path, at level debug
-            record.args = (_HIDDEN, "")
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line."""
+        if record.name == "asyncio":  # which repeats the arguments of a function that failed
+            record.msg, record.args = "an error in the event loop", ()
+        if record.exc_info and record.name != "gunicorn.error":  # which does not see requests
+            record.exc_text = "".join(_without_texts(record.exc_info[1]))
+            record.exc_info = None
+        return escape_invisible(super().format(record))
+
+
+def _without_texts(error: BaseException | None) -> Iterator[str]:
+    """Yield the trace of an exception without its text, which may repeat what a client sent."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        yield f"{type(error).__name__}\n"
+        yield from traceback.format_tb(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+class Handler(logging.Handler):
+    """Hands lines to the sink, which waits for nobody."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            log.stderr.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except Exception:
+            log.stderr.write(b'{"level":"ERROR","message":"a line could not be formatted"}\n')
+
+
+class Stderr(io.TextIOBase):
+    """`sys.stderr` of a server: what Python prints there becomes lines of the log."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def fileno(self) -> int:
+        """Return the descriptor, for what writes past Python."""
+        return log.STDERR
+
+    def writable(self) -> bool:
+        """Tell that it may be written to."""
         return True
+
+    def write(self, text: str) -> int:
+        """Take text; write the lines that are complete."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(None, lines):
+            data = orjson.dumps({"level": "WARNING", "logger": "stderr", "message": _clean(line)})
+            log.stderr.write(escape_invisible(data.decode()).encode() + b"\n")
+        return len(text)
+
+
+def _clean(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 class WithRequestId(logging.Filter):
@@ -38,10 +96,10 @@ class WithRequestId(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add `request_id` to the record where there is a request; keep it always."""
-        from flask import has_request_context, request  # noqa: PLC0415 (see above)
+        from flask import has_request_context, request  # noqa: PLC0415 (the master needs none)
 
-        if has_request_context():
-            record.request_id = request.environ.get("push_registry.request_id")
+        if has_request_context() and (known := request.environ.get("push_registry.request")):
+            record.request_id = known.request_id
         return True
 
 
@@ -53,7 +111,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         """Configure all logging of the process."""
         super().setup(cfg)
-        logging.config.dictConfig(config(cfg.loglevel))
+        configure(cfg.loglevel)
         if not self._has_begun:
             self._has_begun = True
             self.info("push-token-registry %s", VERSION)
@@ -62,36 +120,21 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         """Write nothing; a request line holds what is in the path."""
 
 
-def config(level: str) -> dict[str, Any]:
-    """Return the configuration of `logging` (the format of dictConfig)."""
-    loud = {"level": level.upper(), "handlers": ["stderr"], "propagate": False}
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "json": {
-                "()": "pythonjsonlogger.orjson.OrjsonFormatter",
-                "fmt": "%(levelname)s%(name)s%(message)s",
-                "rename_fields": {"levelname": "level", "name": "logger"},
-                "timestamp": "time",
-            }
-        },
-        "filters": {
-            "no_request_text": {"()": "app.server.logger.NoRequestText"},
-            "with_request_id": {"()": "app.server.logger.WithRequestId"},
-        },
-        "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "formatter": "json",
-                "filters": ["no_request_text", "with_request_id"],
-            }
-        },
-        "root": {"level": level.upper(), "handlers": ["stderr"]},
-        # alembic names each of its plugins to every worker, uvicorn each step of its start.
-        "loggers": {
-            "gunicorn.error": loud,
-            "alembic": {"level": "WARNING"},
-            "uvicorn": {"level": "WARNING"},
-        },
-    }
+def configure(level: str) -> None:
+    """Have all that this process says go to the log; libraries say warnings only."""
+    quiet = {"level": max(level.upper(), "WARNING", key=logging.getLevelName), "handlers": ["log"]}
+    loud = {"level": level.upper(), "handlers": ["log"], "propagate": False}
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"json": {"()": Formatter}},
+            "filters": {"with_request_id": {"()": WithRequestId}},
+            "handlers": {
+                "log": {"()": Handler, "formatter": "json", "filters": ["with_request_id"]}
+            },
+            "root": quiet,
+            "loggers": dict.fromkeys(OURS, loud),
+        }
+    )
+    sys.stderr = Stderr()

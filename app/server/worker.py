@@ -6,6 +6,7 @@ stay as it is when HUP brings new code.
 
 import asyncio
 import ctypes
+import importlib
 import os
 import resource
 import signal
@@ -53,6 +54,8 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
         for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
             if name not in ("app.gunicorn_conf", __name__):
                 del sys.modules[name]
+        logger = importlib.import_module("app.server.logger")
+        logger.configure(self.cfg.loglevel)
         super().load_wsgi()
 
     def run(self) -> None:

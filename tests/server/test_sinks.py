@@ -37,7 +37,7 @@ def metric(live: Live, name: str) -> float:
     return float(found[0]) if found else 0.0
 
 
-def until(condition, seconds: float = 15) -> None:
+def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -3,11 +3,12 @@
 Nothing here talks to the database. `register` is a generator: it yields statements, and its
 caller executes each one and sends the rows back, in autocommit where there are several members.
 
-Nearly every registration renews a row whose user and device stay, or is the first of a value and
-of a device: one statement. What moves to another user, rotates or gets a name goes on to the
-second one: it locks all rows at stake, deletes them, and inserts what takes their place. No unique
-key is ever violated: a row that another transaction inserted at that moment is left alone, and the
-member is to be tried again.
+Nearly every registration renews a row whose user and device stay, or brings a new value, of a new
+device or in place of the device's former one: one statement. What moves to another user, gets a
+name or takes a value that the device's user has already goes on to a second one: it locks all rows
+at stake, deletes them, and inserts what takes their place. No unique key is ever violated: a row
+that another transaction inserted at that moment is left alone, and the member is to be tried
+again.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -17,7 +18,7 @@ import orjson
 
 from app.identifiers import fresh_id
 from app.limits import PRODUCTION
-from app.registry.one_node.registration_sql import REGISTER, REPLACE
+from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, REPLACE
 
 __all__ = [
     "RACED",
@@ -94,7 +95,9 @@ def register(
     """
     outcomes: list[Registered | Raced | None] = [None] * len(asked)
     members = {fresh_id(): place for place in range(len(asked))}
-    rows = yield REGISTER, _parameters(asked, members)
+    is_named = any(one.device_id is not None for one in asked)
+    statement = REGISTER if is_named else REGISTER_UNNAMED
+    rows = yield statement, _parameters(asked, members)
     others = _take(asked, rows, members, outcomes)
     if others:
         rows = yield REPLACE, _parameters(asked, others)

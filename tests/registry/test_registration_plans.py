@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from app.models import PushToken
-from app.registry.one_node.registration_sql import REGISTER, REPLACE
+from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, REPLACE
 from app.registry.registration import Registered, Registration
 from tests.support.databases import migrate
 from tests.support.registering import connect, run
@@ -90,7 +90,7 @@ def connection(request, new_database):
         filling.execute("ALTER TABLE push_tokens SET (autovacuum_enabled = off)")
         filling.execute("ALTER TABLE user_sessions SET (autovacuum_enabled = off)")
     with connect(url) as connection:
-        for statement in (REGISTER, REPLACE):
+        for statement in (REGISTER, REGISTER_UNNAMED, REPLACE):
             for _ in range(2):
                 connection.execute(statement, {"asked": "[]"})
         if request.param != "full":
@@ -125,7 +125,7 @@ def test_reads_a_few_rows_for_each(connection, kind: Callable[[int], dict[str, o
 
 def test_the_statements_write_every_column_of_the_model():
     columns = {column.name for column in PushToken.__table__.columns}
-    for statement in (REGISTER, REPLACE):
+    for statement in (REGISTER, REGISTER_UNNAMED, REPLACE):
         _, _, rest = statement.partition("INSERT INTO push_tokens (")
         written = {name.strip() for name in rest.partition(")")[0].split(",")}
         assert written | {"enabled"} == columns

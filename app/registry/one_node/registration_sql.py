@@ -1,9 +1,9 @@
-"""The two statements that register push tokens, a lone one or a hundred (see ../registration.py).
+"""The statements that register push tokens, a lone one or a hundred (see ../registration.py).
 
 Each takes one parameter, the registrations as JSON: reading it costs PostgreSQL less than arrays.
 `fresh_id` is a name for what is new, and by it a member is known in what comes back: (fresh_id,
-outcome, device_id, enabled, created_at, updated_at), the last four null for who is signed in but
-was not written.
+outcome, device_id, enabled, created_at, updated_at), the last four null for who is signed in; the
+rows of what was written come before these.
 
 All writers lock in one order: sessions by token_hash, then registrations by (app_name, token); who
 inserts a row holds all other locks by then, and inserts in that order. But devices have another
@@ -79,9 +79,9 @@ WITH signed_in AS MATERIALIZED (
     )
 ),"""  # noqa: S608 (no value of a caller)
 
-# Renews the rows whose user and device stay, and adds those of new values and new devices. A row
-# that is changed meanwhile is not where it was; it is left to REPLACE, like all others.
-REGISTER = f"""{SIGNED_IN}
+# The rows whose user and device stay are renewed. A row that is changed meanwhile is not where it
+# was; it is left to REPLACE, like all others that are neither renewed nor added.
+RENEW = f"""{SIGNED_IN}
 found AS MATERIALIZED (
     SELECT s.*, {_of_value("ctid", "s")} AS stored
     FROM signed_in s
@@ -96,32 +96,86 @@ refreshed AS (
         AND p.user_id = f.user_id AND (f.device_id IS NULL OR p.device_id = f.device_id)
         AND (p.type = 'voip') = (f.type = 'voip')
     RETURNING f.fresh_id, p.device_id, p.enabled, p.created_at, p.updated_at
-),
-created AS (
-    INSERT INTO push_tokens (
+),"""  # noqa: S608
+
+ADD = """INSERT INTO push_tokens (
         id, app_name, token, type, user_id, session_hash, updated_at, created_at, environment,
         device_id
-    )
+    )"""
+
+RENEWED = "SELECT fresh_id, 'refreshed', device_id, enabled, created_at, updated_at FROM refreshed"
+ASKED = "SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in"
+
+# For members of whom none names a device: renews, and adds the rows of new values.
+REGISTER_UNNAMED = f"""{RENEW}
+added AS (
+    {ADD}
     SELECT fresh_id, app_name, token, type, user_id, session_hash, now(), now(), environment,
-        coalesce(device_id, fresh_id)
+        fresh_id
     FROM found f
-    WHERE stored IS NULL AND {_claim("app_name", "token")} AND (device_id IS NULL OR (
-        {_claim("user_id", "app_name", "device_id")} AND (
-            SELECT true
-            FROM push_tokens p
-            WHERE {_is_of_device("f")}
-            LIMIT 1
-        ) IS NULL
-    ))
+    WHERE stored IS NULL AND {_claim("app_name", "token")}
     ORDER BY app_name, token
     ON CONFLICT DO NOTHING
     RETURNING id, device_id, enabled, created_at, updated_at
 )
-SELECT fresh_id, 'refreshed', device_id, enabled, created_at, updated_at FROM refreshed
+{RENEWED}
 UNION ALL
-SELECT id, 'created', device_id, enabled, created_at, updated_at FROM created
+SELECT id, 'created', device_id, enabled, created_at, updated_at FROM added
 UNION ALL
-SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
+{ASKED}
+"""  # noqa: S608
+
+# The same for any members, and it rotates: a new value takes the place of the one row of its
+# device. That row is locked out of the order, so only if it is free, and after all locks that
+# are waited for: the count of `refreshed` has the UPDATE run first, and to sort what is added the
+# DELETE was read to its end. What the UPDATE has just renewed, for a member that names no device,
+# counts as locked.
+REGISTER = f"""{RENEW}
+claimed AS MATERIALIZED (
+    SELECT f.*, (
+        SELECT CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN min(p.ctid) ELSE '(0,0)' END
+        FROM push_tokens p
+        WHERE {_is_of_device("f")}
+    ) AS former
+    FROM found f
+    WHERE (SELECT count(*) FROM refreshed) >= 0
+        AND stored IS NULL AND {_claim("app_name", "token")}
+        AND (device_id IS NULL OR {_claim("user_id", "app_name", "device_id")})
+),
+gone AS (
+    DELETE FROM push_tokens p
+    USING (
+        SELECT c.fresh_id, h.stored
+        FROM claimed c
+        CROSS JOIN LATERAL (
+            SELECT p.ctid AS stored
+            FROM push_tokens p
+            WHERE p.ctid = c.former AND {_is_of_device("c")} AND {_claim("p.app_name", "p.token")}
+            FOR UPDATE SKIP LOCKED
+        ) h
+    ) h
+    WHERE p.ctid = h.stored
+    RETURNING h.fresh_id, p.id, p.created_at
+),
+added AS (
+    {ADD}
+    SELECT coalesce(g.id, fresh_id), app_name, token, type, user_id, session_hash, now(),
+        coalesce(g.created_at, now()), environment, coalesce(device_id, fresh_id)
+    FROM claimed c
+    LEFT JOIN gone g USING (fresh_id)
+    WHERE c.former IS NULL OR g.id IS NOT NULL
+    ORDER BY app_name, token
+    ON CONFLICT DO NOTHING
+    RETURNING id, device_id, enabled, created_at, updated_at
+)
+{RENEWED}
+UNION ALL
+SELECT coalesce(g.fresh_id, a.id), CASE WHEN g.id IS NULL THEN 'created' ELSE 'rotated' END,
+    a.device_id, a.enabled, a.created_at, a.updated_at
+FROM added a
+LEFT JOIN gone g USING (id)
+UNION ALL
+{ASKED}
 """  # noqa: S608
 
 # Which device a row will be of: the one that the app names, or that the row is of now.
@@ -219,5 +273,5 @@ written AS (
 SELECT r.fresh_id, r.outcome, w.device_id, w.enabled, w.created_at, w.updated_at
 FROM written w JOIN replacing r ON r.app_name = w.app_name AND r.token = w.token
 UNION ALL
-SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in
+{ASKED}
 """  # noqa: S608

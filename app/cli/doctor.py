@@ -12,10 +12,12 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from app.cli import doctor_database
-from app.cli.doctor_database import Finding
+from app.cli.finding import Finding
 from app.cli.terminal import print_json, printable
 from app.config import ConfigError, Settings
 from app.database import embedded
+
+CHECKS = ("embedded", *doctor_database.CHECKS, "upstream")
 
 
 def examine(settings: Settings | None, problem: str | None = None) -> Iterator[Finding]:
@@ -27,7 +29,7 @@ def examine(settings: Settings | None, problem: str | None = None) -> Iterator[F
     for wrong in problems:
         yield Finding("settings", "wrong", wrong, "set it as the table in README.md says")
     if settings is None:
-        for check in ("embedded", "database", "revision", "rights", "upstream", "clock"):
+        for check in CHECKS:
             yield Finding(check, "skipped", "needs usable settings")
         return
     yield Finding("settings", "right", "all can be used")

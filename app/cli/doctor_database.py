@@ -3,18 +3,21 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from alembic.script import ScriptDirectory
-from psycopg import errors
+from psycopg import errors, sql
 
+from app.cli import doctor_session
+from app.cli.doctor_connection import in_a_line, why
+from app.cli.finding import Finding
 from app.cli.terminal import printable
 from app.config import ROOT, ConfigError, Settings
 from app.database import connections
 from app.database.connections import Connection
 from app.database.revision import code_revision
+from app.registry.maintenance import FILLING
 
 OLDEST = 140000  # PostgreSQL 14, as libpq counts
 CLOCK = 5.0  # seconds that the clocks may differ
@@ -31,31 +34,17 @@ RIGHTS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check: `state` is right, warning, wrong or skipped."""
-
-    check: str
-    state: str
-    says: str
-    do: str | None = None
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield the findings, one check after the other; an error is a finding too."""
-    rest = {"revision": _revision, "rights": _rights, "clock": _clock}
     try:
         connection = connections.connector(settings, writes=False)(autocommit=True)
     except (psycopg.Error, ConfigError, RuntimeError, OSError) as error:
-        do = "start the server, or correct DATABASE_URL"
-        says = f"cannot be reached: {_in_a_line(error)}"
-        yield Finding("database", "wrong", says, do)
-        for check in rest:
+        yield Finding("database", "wrong", *why(settings, error))
+        for check in CHECKS[1:]:
             yield Finding(check, "skipped", "needs the database")
         return
     with closing(connection):
-        yield _try("database", _server, connection, settings)
-        for check, find in rest.items():
+        for check, find in FINDERS.items():
             yield _try(check, find, connection, settings)
 
 
@@ -68,17 +57,8 @@ def _try(
     try:
         return find(connection, settings)
     except psycopg.Error as error:
-        says = f"the database does not tell: {_in_a_line(error)}"
+        says = f"the database does not tell: {in_a_line(error)}"
         return Finding(check, "wrong", says, "see the server's log")
-
-
-def _in_a_line(error: BaseException) -> str:
-    """Return an error's text in a line.
-
-    It holds no password: libpq names hosts, users and databases only, and a URI of whose password
-    it takes a part for one of these is refused before (`connections.check_url`).
-    """
-    return printable(" ".join(str(error).split()))
 
 
 def _one(connection: Connection, query: str, *parameters: object) -> Any:
@@ -95,7 +75,7 @@ def _server(connection: Connection, settings: Settings) -> Finding:
         connection, "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean"
     )
     if is_standby:
-        do = "name the primary in DATABASE_URL, or all hosts with target_session_attrs=read-write"
+        do = "name the primary in DATABASE_URL, or all hosts: the one that takes writes is found"
         return Finding("database", "wrong", f"{name} is a standby and takes no writes", do)
     if is_read_only:
         do = "reset default_transaction_read_only of role, database or server"
@@ -117,12 +97,29 @@ def _revision(connection: Connection, settings: Settings) -> Finding:
     if found == head:
         return Finding("revision", "right", f"the database is at the code's revision, {head}")
     says = f"the database is at revision {found}, the code at {head}"
+    if unfilled := _unfilled(connection):
+        do = "run `push-tokens backfill`, and then `push-tokens migrate` as the tables' owner"
+        return Finding("revision", "wrong", f"{says}; rows have no {unfilled} yet", do)
     scripts = ScriptDirectory(str(ROOT / "migrations")).walk_revisions()
     if found is None or found in {script.revision for script in scripts}:
-        do = "run `alembic upgrade head` as the role that owns the tables"
+        do = "run `push-tokens migrate` (`alembic upgrade head`) as the role that owns the tables"
     else:
         do = "deploy the release that the database was migrated for"
     return Finding("revision", "wrong", says, do)
+
+
+def _unfilled(connection: Connection) -> str | None:
+    """Return the column that a migration added and a backfill has not filled in every row."""
+    added = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('push_tokens')"
+    not_demanded = f"{added} AND attname::text = ANY (%s) AND NOT attnotnull ORDER BY attnum"
+    for (name,) in connection.execute(not_demanded, [list(FILLING)]).fetchall():
+        missing = sql.SQL("SELECT 1 FROM push_tokens WHERE {} IS NULL LIMIT 1")
+        try:
+            if connection.execute(missing.format(sql.Identifier(name))).fetchone():
+                return str(name)
+        except errors.QueryCanceled:  # a large table; a backfill does no harm
+            return str(name)
+    return None
 
 
 def _rights(connection: Connection, settings: Settings) -> Finding:
@@ -174,3 +171,14 @@ def _clock(connection: Connection, settings: Settings) -> Finding:
         says = f"the database's clock is {abs(ahead):,.1f} s {side} this host's"
         return Finding("clock", "wrong", says, "have both hosts set their clocks by NTP")
     return Finding("clock", "right", f"database and host differ by {abs(ahead):.1f} s")
+
+
+FINDERS: dict[str, Callable[[Connection, Settings], Finding]] = {
+    "database": _server,
+    "session": doctor_session.check_settings,
+    "connections": doctor_session.check_number,
+    "revision": _revision,
+    "rights": _rights,
+    "clock": _clock,
+}
+CHECKS = tuple(FINDERS)

@@ -3,7 +3,7 @@
 import click
 
 from app.cli.commands import AppName, Commands, UserId
-from app.cli.terminal import print_json, warn
+from app.cli.terminal import print_json
 from app.limits import iso
 from app.models import db
 from app.registry import service_keys
@@ -73,12 +73,15 @@ def show_history() -> None:
 @click.option("--keep-latest", is_flag=True, help="Leave the key that was issued last.")
 @click.option("--key-id", help="Revoke this one only; `list` shows it.")
 def revoke_service_keys(name: str, keep_latest: bool, key_id: str | None) -> None:
-    """Revoke the keys of the service NAME, from the next request on."""
+    """Revoke the keys of the service NAME, from the next request on.
+
+    Exit status 1: no live key bears the name, or none has the id.
+    """
     if keep_latest and key_id:
         raise click.UsageError("Say which: either --keep-latest or --key-id.")
     revoked = service_keys.revoke(name, keep_latest=keep_latest, key_id=key_id)
     db.session.commit()
-    if not revoked:
-        which = f" and the id {key_id!r}" if key_id else ""
-        warn(f"No live key bears the name {name!r}{which}.")
     print_json(name=name, revoked=revoked)
+    if not revoked and not (keep_latest and service_keys.has_live(name)):
+        which = f" and the id {key_id!r}" if key_id else ""
+        raise click.ClickException(f"No live key bears the name {name!r}{which}.")

@@ -35,17 +35,25 @@ def issue_session(user_id: str, days: int | None) -> None:
 @click.option("--auth-token", type=click.Choice(["-"]), help="End one: read it from stdin.")
 @click.option("--all", "every", is_flag=True, help="End all sessions of the user.")
 def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
-    """End sessions of USER_ID, and remove the registrations that were made in them."""
+    """End sessions of USER_ID, and remove the registrations that were made in them.
+
+    Exit status 1: there was none to end.
+    """
     if every == bool(auth_token):
         raise click.UsageError("Say which: either --auth-token - or --all.")
     which = UserSession.user_id == user_id
     if auth_token:
         # Not an argument: the process list and the shell's history would show it.
         secret = sys.stdin.buffer.readline().strip()
+        if not secret:
+            raise click.UsageError("There is no auth token on stdin.")
         which &= UserSession.token_hash == hash_secret(secret)
     ended, removed = sessions.end(which)
     db.session.commit()
     print_json(sessions=ended, tokens=removed)
+    if not ended:
+        what = "session with this auth token" if auth_token else "session"
+        raise click.ClickException(f"{user_id!r} has no {what}")
 
 
 @group.command("import")

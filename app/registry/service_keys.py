@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.identifiers import hash_secret
@@ -115,3 +115,9 @@ def revoke(name: str, *, keep_latest: bool = False, key_id: str | None = None) -
     gone = update(ServiceKey).where(ServiceKey.key_hash.in_(doomed)).values(revoked_at=func.now())
     _record("revoked", db.session.execute(gone.returning(*_EVENT_COLUMNS)).all())
     return len(doomed)
+
+
+def has_live(name: str) -> bool:
+    """Tell whether a live key bears the name."""
+    live = select(true()).where(ServiceKey.name == name, _is_live()).limit(1)
+    return db.session.scalar(live) is not None

@@ -86,7 +86,7 @@ class TestKeys:
         issuer.invoke(args=["service-keys", "revoke", "sender"])
         assert client.post(LOOKUP, json={}, headers=new).status_code == 401
         again = issuer.invoke(args=["service-keys", "revoke", "sender"])
-        assert json.loads(again.stdout)["revoked"] == 0
+        assert (again.exit_code, json.loads(again.stdout)["revoked"]) == (1, 0)
         assert "No live key bears the name 'sender'." in again.stderr
 
     def test_one_key_of_a_name_is_revoked_by_its_id(self, client, issue, issuer):
@@ -95,7 +95,7 @@ class TestKeys:
         key_id = hashlib.sha256(key.encode()).hexdigest()[:8]
         revoke = ["service-keys", "revoke", "sender", "--key-id"]
         wrong = issuer.invoke(args=[*revoke, "00000000"])
-        assert json.loads(wrong.stdout)["revoked"] == 0
+        assert (wrong.exit_code, json.loads(wrong.stdout)["revoked"]) == (1, 0)
         assert "No live key bears the name 'sender' and the id '00000000'." in wrong.stderr
         assert json.loads(issuer.invoke(args=[*revoke, key_id]).stdout)["revoked"] == 1
         assert client.post(LOOKUP, json={}, headers=leaked).status_code == 401

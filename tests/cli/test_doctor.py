@@ -18,7 +18,10 @@ from tests.support.databases import migrate
 from tests.support.factories import uri
 from tests.support.roles import Roles
 
-CHECKS = ["settings", "embedded", "database", "revision", "rights", "clock", "upstream"]
+CHECKS = [
+    *("settings", "embedded", "database", "session", "connections"),
+    *("revision", "rights", "clock", "upstream"),
+]
 
 
 def doctor(url, **environ):
@@ -201,7 +204,7 @@ def test_a_database_that_is_away(host):
     code, found, said = doctor(f"postgresql://user:pass-word@{host}/x")
     assert code == 1
     assert found["database"]["state"] == "wrong"
-    assert {found[check]["state"] for check in ("revision", "rights", "clock")} == {"skipped"}
+    assert {found[check]["state"] for check in CHECKS[3:8]} == {"skipped"}
     assert "pass-word" not in said
 
 
@@ -209,6 +212,7 @@ def test_a_role_that_the_server_does_not_know(roles):
     code, found, _ = doctor(uri(roles.database, user="nobody-at-all"))
     assert (code, found["database"]["state"]) == (1, "wrong")
     assert "nobody-at-all" in found["database"]["says"]
+    assert "roles.sql" in found["database"]["do"]
 
 
 def test_a_role_that_may_not_write(roles):

@@ -83,6 +83,21 @@ def test_revoke_one_reads_the_auth_token_from_stdin(runner, client, database, al
     assert revoked == {"sessions": 1, "tokens": 0}
     assert client.get(URL, headers=alice.headers).status_code == 401
     assert client.get(URL, headers=other.headers).status_code == 200
-    foreign = run(runner, "revoke", "alice", "--auth-token", "-", stdin=bob.auth_token)
-    assert foreign == {"sessions": 0, "tokens": 0}
+    revoke = ["sessions", "revoke", "alice", "--auth-token", "-"]
+    foreign = runner.invoke(args=revoke, input=bob.auth_token)
+    assert foreign.exit_code == 1
+    assert json.loads(foreign.stdout) == {"sessions": 0, "tokens": 0}
+    assert "'alice' has no session with this auth token" in foreign.stderr
     assert client.get(URL, headers=bob.headers).status_code == 200
+
+
+def test_revoking_what_is_not_there_says_so(runner, database, alice):
+    typo = runner.invoke(args=["sessions", "revoke", "alicf", "--all"])
+    assert (typo.exit_code, json.loads(typo.stdout)) == (1, {"sessions": 0, "tokens": 0})
+    assert "'alicf' has no session" in typo.stderr
+    for nothing in ("", "\n", "  \n"):
+        revoke = ["sessions", "revoke", "alice", "--auth-token", "-"]
+        empty = runner.invoke(args=revoke, input=nothing)
+        assert (empty.exit_code, empty.stdout) == (2, "")
+        assert "There is no auth token on stdin." in empty.stderr
+    assert len(database.rows("SELECT 1 FROM user_sessions")) == 1

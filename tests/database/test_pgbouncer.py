@@ -4,6 +4,7 @@ Debian 12's is 1.18, which knows no prepared statements and refuses `options` at
 """
 
 import asyncio
+import json
 import subprocess
 import tempfile
 import time
@@ -110,6 +111,12 @@ def app(bouncer: Bouncer) -> Iterator[Flask]:
     close(app)
 
 
+@pytest.fixture(scope="module")
+def issuer_app(app: Flask) -> Flask:
+    """What issues service keys, on this database."""
+    return app
+
+
 @pytest.fixture
 def database(cluster: Cluster) -> Iterator[Database]:
     """The cluster's database, past PgBouncer."""
@@ -162,6 +169,18 @@ def test_commands_work_too_and_those_that_need_a_session_say_so(app, runner, ali
     assert runner.invoke(args=["push-tokens", "purge", "--unseen-days", "1"]).exit_code == 0
     with pytest.raises(ConfigError, match="DATABASE_POOLER must be unset for this command"):
         connector(app.extensions["push_registry"].settings, batch=True)
+
+
+def test_the_doctor_names_a_pooler_that_the_settings_do_not(bouncer, new_app, database):
+    def doctor(**settings):
+        runner = new_app(database_url=bouncer.url, **settings).test_cli_runner()
+        checks = json.loads(runner.invoke(args=["doctor", "--json"]).stdout)["checks"]
+        return {one["check"]: one for one in checks}
+
+    found = doctor()["database"]
+    assert (found["state"], "DATABASE_POOLER=transaction" in found["do"]) == ("wrong", True)
+    found = doctor(database_pooler="transaction")
+    assert {found[name]["state"] for name in ("database", "session", "connections")} == {"right"}
 
 
 @pytest.mark.parametrize("named", [{}, {"id": "device"}], ids=["hot path", "pool"])

@@ -15,18 +15,16 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(BIN)/push-tokens: app/cli/push-tokens.sh | $(BIN)/python
-	@install -m 755 $< $@
-
 # One stamp a set of dependencies: `make run` needs no test tools.
-$(VENV)/%.installed: requirements-%.txt | $(BIN)/push-tokens
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+$(VENV)/%.installed: requirements-%.txt
+	@.ci/venv "$(PYTHON)" $(VENV) $<
+	@install -m 755 app/cli/push-tokens.sh $(BIN)/push-tokens
 	@touch $@
 
-run: $(VENV)/run.installed ## Start database and service on 127.0.0.1:$PORT, and print a curl
+$(BIN)/push-tokens: app/cli/push-tokens.sh $(VENV)/run.installed
+	@install -m 755 $< $@
+
+run: $(VENV)/run.installed $(BIN)/push-tokens ## Start database and service on 127.0.0.1:$PORT, and print a curl
 	@exec $(BIN)/python -m app.run
 
 test: $(VENV)/dev.installed ## Run the tests, but for the slow ones

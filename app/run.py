@@ -8,8 +8,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import FrameType
+from typing import IO
 
 from app.config import ROOT, ConfigError, Settings
 from app.database import embedded
@@ -24,8 +27,10 @@ curl -s {url}/api/v1/push.token \\
   -H 'Content-Type: application/json' \\
   -d '{{"type":"gcm","value":"my-push-token","appName":"my-app"}}'
 
-Ctrl-C stops it.
+{log}Ctrl-C stops it.
 """
+LOG = ROOT / "instance" / "service.log"
+COLOURS = {"WARNING": 33, "ERROR": 31, "CRITICAL": 31}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -47,7 +52,8 @@ def _check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError("PORT", f"{port} cannot be used: {error.strerror}") from None
+            do = f"name another one (make run PORT={min(port + 1, 65535)}), or stop what has it"
+            raise ConfigError("PORT", f"{port} cannot be used: {error.strerror}; {do}") from None
 
 
 def _command(*arguments: str) -> bytes:
@@ -56,18 +62,64 @@ def _command(*arguments: str) -> bytes:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
 
 
+def _tell(doing: str) -> None:
+    """Say what is being done, which may take a while."""
+    print(f"{doing} …", file=sys.stderr, flush=True)
+
+
+def _open_log() -> IO[bytes] | None:
+    """Open the file for the service's log where this is a terminal, else None: stderr has it."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        LOG.parent.mkdir(exist_ok=True)
+        return LOG.open("wb")
+    except OSError:  # the terminal has it, then
+        return None
+
+
+def short(line: bytes) -> str | None:
+    """Return what a terminal shows of a line of the log: warnings and errors, short."""
+    try:
+        said = json.loads(line)
+        level = said["level"]
+    except (ValueError, TypeError, KeyError):
+        return line.decode(errors="replace").rstrip()
+    if level not in COLOURS:
+        return None
+    message = "".join(c for c in str(said.get("message", "")) if c.isprintable())
+    return f"\033[{COLOURS[level]}m{level.lower()}\033[0m {message}"
+
+
+def _follow(pipe: IO[bytes], log: IO[bytes]) -> None:
+    """Keep the log in its file, so that the curl stays in sight."""
+    for line in pipe:
+        with suppress(OSError):  # a full disk stops no service
+            log.write(line)
+            log.flush()
+        if shown := short(line):
+            print(shown, file=sys.stderr, flush=True)
+
+
 def _serve(url: str) -> int:
     """Migrate, issue a demo session and serve; return gunicorn's exit status."""
+    _tell("Migrating the database")
     _command("migrate", "--backfill")
     demo = json.loads(_command("sessions", "issue", "demo"))
     command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
     # In its own process group: Ctrl-C goes to this process, which stops gunicorn gracefully.
-    gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0)
+    log = _open_log()
+    to = subprocess.PIPE if log else None
+    _tell("Starting the service")
+    gunicorn = subprocess.Popen(command, cwd=ROOT, process_group=0, stderr=to)
+    if log and gunicorn.stderr:
+        Thread(target=_follow, args=(gunicorn.stderr, log), daemon=True).start()
     try:
         while gunicorn.poll() is None and not _is_ready(url):
             time.sleep(0.1)
         if gunicorn.poll() is None:
-            print(CURL.format(url=url, **demo), flush=True)
+            told = f"Each request is a line in {LOG.relative_to(ROOT)}. " if log else ""
+            print(CURL.format(url=url, log=told, **demo), flush=True)
         return gunicorn.wait()
     finally:
         # A second Ctrl-C must not leave processes running.
@@ -86,12 +138,16 @@ def main() -> int:
     _check_port(settings.port)
     try:
         if not settings.database_url:
+            _tell("Starting PostgreSQL")
             embedded.server.acquire()  # so that it keeps running between the commands
         return _serve(f"http://127.0.0.1:{settings.port}")
     except KeyboardInterrupt:
         return 0
     except subprocess.CalledProcessError as error:
         return error.returncode
+    except (embedded.EmbeddedError, OSError) as error:
+        print(f"push-token-registry: {error}", file=sys.stderr)
+        return 1
     finally:
         embedded.server.release()
 

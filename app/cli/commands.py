@@ -12,6 +12,7 @@ from flask.cli import AppGroup
 from psycopg import errors
 
 from app.cli.terminal import printable
+from app.database.embedded import EmbeddedError
 from app.database.failures import UnavailableError, is_unavailable, original
 from app.limits import MAX_APP_NAME, MAX_USER_ID, is_text
 
@@ -26,7 +27,7 @@ def in_one_line() -> Iterator[None]:
     except click.ClickException as error:  # it may repeat a name, or what the system says
         error.message = printable(error.message)  # type: ignore[misc]
         raise
-    except OSError as error:
+    except (OSError, EmbeddedError) as error:
         raise click.ClickException(printable(str(error))) from None
     except UnavailableError as error:
         raise click.ClickException(f"the database cannot do it now: {error}") from None

@@ -9,8 +9,10 @@ import atexit
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -19,8 +21,24 @@ from urllib.parse import quote
 from app.config import ROOT, ConfigError
 
 DATABASE = "push_tokens"
+# What PostgreSQL and the system say where it cannot be started, and what helps.
+REMEDIES = {
+    "No space left on device": "the disk is full: make room, and run it again",
+    "Read-only file system": "the file system is read-only: use a checkout on another one",
+    "Permission denied": "no right to write there: use a checkout of your own",
+}
 # PostgreSQL refuses to run as root; started by root, the server runs as this user.
 UNPRIVILEGED = "nobody"
+
+
+class EmbeddedError(RuntimeError):
+    """The embedded PostgreSQL cannot be made or started; the text is one line."""
+
+    def __init__(self, folder: Path, said: str):
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+        telling = [line for line in lines if "FATAL" in line or "error" in line] or lines
+        known = [what for sign, what in REMEDIES.items() if sign in said]
+        super().__init__(f"PostgreSQL cannot start in {folder}: {[*known, telling[-1]][0]}")
 
 
 def binaries() -> Path:
@@ -60,22 +78,33 @@ class Server:
     def acquire(self) -> str:
         """Start the server unless it runs, and return a URI of its database.
 
-        The process keeps it running until `release`, or its end. Raises RuntimeError with the
-        server's log when it does not start.
+        The process keeps it running until `release`, or its end. Raises EmbeddedError when it does
+        not start, and leaves nothing behind then, nor when it is interrupted.
         """
         with self._mutex:
             if self._use is None:
-                self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-                with self._starting():
-                    use = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-                    fcntl.flock(use, fcntl.LOCK_SH)
-                    if not (self.data / "PG_VERSION").exists():
-                        self._create()
-                    if not self.is_running():
-                        self._start()
-                self._use, self._owner = use, os.getpid()
+                try:
+                    self._use, self._owner = self._join(), os.getpid()
+                except OSError as error:
+                    raise EmbeddedError(self.folder, str(error)) from None
                 atexit.register(self.release)
         return self.dsn(DATABASE)
+
+    def _join(self) -> int:
+        """Start the server unless it runs; return the file whose lock keeps it running."""
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with self._starting():
+            use = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(use, fcntl.LOCK_SH)
+            try:
+                if not (self.data / "PG_VERSION").exists():
+                    self._create()
+                if not self.is_running():
+                    self._start()
+            except BaseException:
+                os.close(use)
+                raise
+        return use
 
     def release(self) -> None:
         """Stop using the server, and stop it if no other process uses it."""
@@ -124,13 +153,20 @@ class Server:
 
     def _create(self) -> None:
         # Made beside it and renamed: an interrupted initdb leaves no partial data folder.
+        for left in self.folder.glob("new-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
-        self._hand_over(scratch)
-        self._run(
-            "initdb",
-            *("-D", str(scratch), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"),
-        )
-        scratch.rename(self.data)
+        try:
+            self._hand_over(scratch)
+            self._run(
+                "initdb",
+                *("-D", str(scratch), "-U", "postgres", "-A", "trust"),
+                *("-E", "UTF8", "--no-locale"),
+            )
+            scratch.rename(self.data)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
     def _start(self) -> None:
         stale = self.data / "postmaster.pid"
@@ -146,31 +182,47 @@ class Server:
         sizes = f"-c max_connections=200 -c shared_buffers={buffers}MB -c max_wal_size=8GB"
         options = f"-c listen_addresses='' -k {sockets} {sizes}"
         start = ("start", "-w", "-t", "60", "-l", str(self.data / "log"), "-o", options)
-        if self._run("pg_ctl", *start, "-D", str(self.data), check=False):
-            raise RuntimeError((self.data / "log").read_text()[-4000:])
-        create = ("-h", sockets, "-U", "postgres", DATABASE)
-        self._run("createdb", *create, check=False)  # fails when it is there already
+        try:
+            if self._run("pg_ctl", *start, "-D", str(self.data), check=False):
+                raise EmbeddedError(self.folder, (self.data / "log").read_text()[-4000:])
+            create = ("-h", sockets, "-U", "postgres", DATABASE)
+            self._run("createdb", *create, unless="already exists")
+        except BaseException:
+            self.stop("immediate")
+            shutil.rmtree(sockets, ignore_errors=True)
+            raise
 
     @staticmethod
     def _hand_over(folder: Path) -> None:
         if os.geteuid() == 0:
             shutil.chown(folder, UNPRIVILEGED)
 
-    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
+    def _run(
+        self, program: str, *arguments: str, check: bool = True, unless: str | None = None
+    ) -> int:
+        """Run a program; EmbeddedError where it fails, `unless` it says so."""
         command = as_unprivileged([str(binaries() / program), *arguments])
         with tempfile.TemporaryFile() as output:
-            code = subprocess.run(
+            process = subprocess.Popen(
                 command,
                 cwd="/",
+                env={**os.environ, "LC_ALL": "C"},  # its messages are searched
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C must not reach the server; this process stops it
-                check=False,
-            ).returncode
-            if check and code:
-                output.seek(0)
-                raise RuntimeError(f"{program} failed: {output.read().decode(errors='replace')}")
+            )
+            try:
+                code = process.wait()
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)  # with what it has started
+                process.wait()
+                raise
+            output.seek(0)
+            said = output.read().decode(errors="replace")
+            if check and code and not (unless and unless in said):
+                raise EmbeddedError(self.folder, said)
         return code
 
 

@@ -6,6 +6,7 @@ Each generated request goes to the running service and to the Flask app under a 
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -132,8 +133,11 @@ class Wire:
     def __init__(self, live: Live):
         self._live = live
         self._file = None
+        self._used = 0.0
 
     def ask(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        if time.monotonic() - self._used > 2:  # the service closes it after 5 idle seconds
+            self.close()
         if self._file is None:
             connection = socket.create_connection(("127.0.0.1", self._live.port), timeout=10)
             self._file = connection.makefile("rwb")
@@ -146,6 +150,7 @@ class Wire:
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.strip().lower()] = value.strip()
         content = self._file.read(int(headers["content-length"]))
+        self._used = time.monotonic()
         if headers.pop("connection", "") == "close":
             self.close()
         return status, headers, content

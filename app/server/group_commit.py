@@ -7,8 +7,9 @@ There is no timer: a lone request waits for no other, and groups grow by themsel
 
 Within a statement rows are locked in one order, sessions by token_hash and then registrations by
 (app_name, token), as every other writer does. A group waits for locks for LOCK_TIMEOUT at most.
-Members that met one, lost a race or made the statement fail are written alone, one after the
-other over a second connection, where they delay only each other.
+Members that met one, lost a race, made the statement fail, or want the same push token or device
+as another one are written alone, one after the other over a second connection, where they delay
+only each other.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import chain
 
 from psycopg import errors
 
@@ -42,9 +44,12 @@ log = logging.getLogger(__name__)
 
 
 class Waiter:
-    """A registration in a queue, until when it may be written, and the function to tell."""
+    """A registration in a queue, until when it may be written, and the function to tell.
 
-    __slots__ = ("_done", "deadline", "registration", "release")
+    It waits for `turn`, where there is one, and fails with what that comes to, if not None.
+    """
+
+    __slots__ = ("_done", "deadline", "registration", "release", "turn")
 
     def __init__(
         self, registration: Registration, deadline: float, done: Callable[[Outcome], None]
@@ -52,6 +57,7 @@ class Waiter:
         self.registration = registration
         self.deadline = deadline
         self.release: Callable[[], None] | None = None
+        self.turn: asyncio.Future[Exception | None] | None = None
         self._done = done
 
     def tell(self, outcome: Outcome) -> None:
@@ -167,17 +173,22 @@ class GroupCommit:
             loop.call_later(SWEEP, self._sweep)
 
     async def _write_group(self, group: list[Waiter]) -> None:
-        """Write all of a group, in rounds in which no push token and no device comes twice."""
+        """Write a group; of what wants one push token or device only the first, the rest alone.
+
+        To write it round after round would delay all who wait for the next group.
+        """
         metrics.GROUPS.observe(len(group))
         metrics.WAITING.set(len(self._groups.queue))
-        failure: Exception | None = None
-        for places in rounds([waiter.registration for waiter in group]):
-            members = [group[place] for place in places]
-            if failure is None:
-                failure = await self._write_round(members)
-            else:  # the database was away a moment ago
-                for waiter in members:
-                    waiter.tell(failure)
+        first, *others = rounds([waiter.registration for waiter in group])
+        written = asyncio.get_running_loop().create_future()
+        for place in sorted(chain.from_iterable(others)):
+            group[place].turn = written
+            self._hold(group[place])
+        failure: Exception | None = UnavailableError("the worker ends")
+        try:
+            failure = await self._write_round([group[place] for place in first])
+        finally:
+            written.set_result(failure)
 
     async def _write_round(self, members: list[Waiter], *, again: bool = True) -> Exception | None:
         """Write one round; return the error if the database could not serve any of it."""
@@ -215,7 +226,7 @@ class GroupCommit:
         return await self._write_round(free, again=False) if free else None
 
     def _hold(self, waiter: Waiter) -> None:
-        """Have a registration wait for a lock; meanwhile others that want it wait there too."""
+        """Have a registration be written alone; what wants its rows meanwhile waits there too."""
         names = _lockable(waiter.registration)
         self._held.update(names)
         waiter.release = partial(self._release, names)
@@ -235,6 +246,9 @@ class GroupCommit:
     async def _write_alone(self, one: list[Waiter]) -> None:
         """Write one registration, again after each lost race until its deadline."""
         (waiter,) = one
+        if waiter.turn and (failure := await waiter.turn):  # the database was away a moment ago
+            waiter.tell(failure)
+            return
         loop = asyncio.get_running_loop()
         outcome: object = UnavailableError("not written within the deadline")
         while loop.time() < waiter.deadline:
@@ -260,5 +274,8 @@ class GroupCommit:
 
 
 def _lockable(asked: Registration) -> tuple[object, ...]:
-    """Name the rows that a registration locks: its session, and its push token's."""
-    return asked.token_hash, (asked.app_name, asked.token)
+    """Name what a registration locks: its session, its push token's row and its device's."""
+    names = asked.token_hash, (asked.app_name, asked.token)
+    if asked.device_id is None:
+        return names
+    return *names, (asked.user_id, asked.app_name, asked.device_id)

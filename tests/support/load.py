@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Client(threading.Thread):
-    """One after the other: registers new push tokens and refreshes its own."""
+    """One after the other: registers new push tokens and refreshes its own, half with an id."""
 
     def __init__(self, address: str, caller: Caller, pace: float):
         super().__init__(daemon=True)
@@ -53,8 +53,10 @@ class Client(threading.Thread):
 
     def register(self, connection: http.client.HTTPConnection) -> object:
         """Register once; return the status or the name of the exception."""
-        token = f"{self.caller.user_id}-{random.randrange(5000)}"
+        token, device_id = self.named()
         fields = {"type": "gcm", "value": token, "appName": APP}
+        if device_id:
+            fields["id"] = device_id
         headers = {"Content-Type": "application/json", **self.caller.headers}
         try:
             connection.request("POST", PATH, json.dumps(fields), headers)
@@ -66,6 +68,12 @@ class Client(threading.Thread):
         if answer.status == 200:
             self.acknowledged[token] = said["result"]
         return answer.status
+
+    def named(self) -> tuple[str, str | None]:
+        """Choose the push token and the device's id of the next registration."""
+        number = random.randrange(5000)
+        token = f"{self.caller.user_id}-{number}"
+        return token, (f"device-{number}" if number % 2 else None)
 
 
 @dataclass
@@ -133,9 +141,11 @@ class Load:
 
 
 @contextmanager
-def load(address: str, callers: Sequence[Caller], pace: float = 0.1) -> Iterator[Load]:
+def load(
+    address: str, callers: Sequence[Caller], pace: float = 0.1, kind: type[Client] = Client
+) -> Iterator[Load]:
     """Have callers register, each about every `pace` seconds, until the end of the `with`."""
-    clients = [Client(address, caller, pace) for caller in callers]
+    clients = [kind(address, caller, pace) for caller in callers]
     for client in clients:
         client.start()
     try:

@@ -20,6 +20,9 @@ COMMANDS = {
     "purge": ("app.cli.push_tokens", "group/purge", "Remove what was not renewed."),
     "backfill": ("app.cli.push_tokens", "group/backfill", "Fill what a migration added."),
     "stats": ("app.cli.push_tokens", "group/stats", "Count the registrations."),
+    "show": ("app.cli.users", "show", "Show the devices and sessions of a user."),
+    "remove": ("app.cli.users", "remove", "Remove the registrations of a user or a device."),
+    "erase": ("app.cli.users", "erase", "Remove everything of a user."),
     "sessions": ("app.cli.sessions", "group", "Issue, end, import and purge sessions."),
     "service-keys": ("app.cli.service_keys", "group", "Keys of the services that call."),
 }

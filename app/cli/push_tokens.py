@@ -14,7 +14,7 @@ from rich.console import Console
 from sqlalchemy import create_engine
 
 from app import services
-from app.cli import stats
+from app.cli import stats, users
 from app.cli.commands import Commands, source
 from app.cli.terminal import Meter, print_json, warn
 from app.database.connections import Connection, connector
@@ -256,4 +256,9 @@ def show_stats(as_json: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 120
-    console.print(stats.table(rows))
+    for line in stats.lines(rows, console.width):
+        console.print(line, highlight=False, overflow="fold")
+
+
+for command in users.COMMANDS:
+    group.add_command(command)

@@ -1,12 +1,9 @@
-"""The counts of `push-tokens stats`, and the table that shows them."""
+"""The counts of `push-tokens stats`, and the lines that show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, and_, func, select, true
 
@@ -16,7 +13,8 @@ from app.models import PushToken
 # Days since a registration was last renewed: a day, a week, FCM's "stale" after a month, and
 # the 270 days after which FCM expires a token.
 AGES = (1, 7, 30, 90, 270)
-BAR = 8  # columns
+TYPE, INDENT, GAP = 4, 6, 2  # columns of a type, of it with its indent, and between two numbers
+SHORTEST_BAR, LONGEST_BAR = 4, 20
 MOST_ROWS = 40  # of the table; apps choose their names, so their number has no limit
 
 Row = Mapping[str, Any]
@@ -51,25 +49,59 @@ def count(connection: Connection) -> list[Row]:
     ]
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Show the counts as a table with a bar for each row's share of the largest."""
-    title = "Registrations, by days since they were last seen"
-    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
-    shown.add_column("App", overflow="fold")
-    shown.add_column("Type")
-    shown.add_column("Count", justify="right", no_wrap=True)
-    shown.add_column("", width=BAR)
-    for name in [*(f"≤{days}" for days in AGES), "older"]:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for row in rows[:MOST_ROWS]:
-        shown.add_row(
-            Text(printable(row["appName"])),
-            row["type"],
-            f"{row['registrations']:,}",
-            ProgressBar(total=rows[0]["registrations"], completed=row["registrations"], width=BAR),
-            *(f"{number:,}" for number in row["seenWithinDays"].values()),
-        )
+def lines(rows: Sequence[Row], width: int) -> Iterator[Text]:
+    """Show the counts: a line with an app's whole name, and below it a line for each type.
+
+    A bar shows each row's share of the largest, as far as there is room for it. Where the columns
+    need more than `width`, their numbers are rounded (12.3M); `--json` has all digits.
+    """
+    heads = [*(f"≤{days}" for days in AGES), "older"]
+    shown = sorted(rows[:MOST_ROWS], key=lambda row: _place(rows, row))
+    for write in ("{:,}".format, _rounded):
+        numbers = [[write(number) for number in _numbers(row)] for row in shown]
+        columns = zip(*numbers, strict=True) if numbers else [()] * (len(heads) + 1)
+        sizes = [
+            max(len(head), *map(len, column), 1)
+            for head, column in zip(["Count", *heads], columns, strict=True)
+        ]
+        room = width - INDENT - sum(sizes) - GAP * (len(sizes) + 1)
+        if room >= 0:
+            break
+    bar = min(room, LONGEST_BAR) if room >= SHORTEST_BAR else 0
+    yield Text("Registrations, by days since they were last seen", style="bold")
+    yield _line("", ["Count", *heads], sizes, Text(" " * bar))
+    app_name = None
+    for row, texts in zip(shown, numbers, strict=True):
+        if row["appName"] != app_name:
+            app_name = row["appName"]
+            yield Text(printable(app_name), style="bold")
+        length = -(-bar * row["registrations"] // rows[0]["registrations"])
+        yield _line(row["type"], texts, sizes, Text(f"{'━' * length:{bar}}", style="green"))
     total = sum(row["registrations"] for row in rows)
     more = f"{len(rows) - MOST_ROWS:,} more in --json; " if len(rows) > MOST_ROWS else ""
-    shown.caption = f"{more}{total:,} registrations in all"
-    return shown
+    yield Text(f"{more}{total:,} registrations in all")
+
+
+def _place(rows: Sequence[Row], row: Row) -> int:
+    """Return the place of an app's first row, which puts its types together."""
+    return next(n for n, one in enumerate(rows) if one["appName"] == row["appName"])
+
+
+def _numbers(row: Row) -> list[int]:
+    return [row["registrations"], *row["seenWithinDays"].values()]
+
+
+def _line(kind: str, numbers: Sequence[str], sizes: Sequence[int], bar: Text) -> Text:
+    count, *ages = (text.rjust(size) for text, size in zip(numbers, sizes, strict=True))
+    gap = " " * GAP
+    line = Text(f"{'':{INDENT - TYPE}}{kind:{TYPE}}{gap}{count}{gap}") + bar
+    return line + Text((gap if bar else "") + gap.join(ages))
+
+
+def _rounded(number: int) -> str:
+    """Write a number in five characters at most: 12,345,678 as 12.3M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= 10 * size or (unit != "k" and number >= size):
+            scaled = number / size
+            return f"{scaled:.1f}{unit}" if scaled < 100 else f"{scaled:.0f}{unit}"
+    return str(number)

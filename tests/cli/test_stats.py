@@ -1,8 +1,13 @@
 """`push-tokens stats`: how many there are, and how old."""
 
+import io
 import json
+import re
 
 import pytest
+from rich.console import Console
+
+from app.cli import stats
 
 
 @pytest.fixture
@@ -45,3 +50,25 @@ def test_shows_a_table_that_no_app_name_can_take_over(runner, stored):
 def test_nothing_is_no_error(runner):
     result = runner.invoke(args=["push-tokens", "stats", "--json"])
     assert json.loads(result.stdout) == {"registrations": 0, "apps": []}
+
+
+LONG = "com.example.a-very-long-company-name.and-an-app.with-a-suffix"
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 200])
+def test_app_names_and_numbers_are_whole_at_every_width(width):
+    ages = dict.fromkeys(("1", "7", "30", "90", "270", "older"), 2057613)
+    rows = [
+        {"appName": name, "type": kind, "registrations": number, "seenWithinDays": ages}
+        for name, kind, number in [(LONG, "apn", 12_345_678), ("x", "gcm", 5), (LONG, "gcm", 3)]
+    ]
+    console = Console(width=width, file=io.StringIO(), force_terminal=True)
+    for line in stats.lines(rows, width):
+        console.print(line, highlight=False, overflow="fold")
+    shown = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
+    assert LONG in shown.replace("\n", "")
+    assert shown.count(LONG[:20]) == 1  # its types stand together
+    assert "…" not in shown
+    assert ("12,345,678" if width >= 100 else "12.3M") in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert "12,345,686 registrations in all" in shown

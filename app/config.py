@@ -101,6 +101,7 @@ class Settings:
     rocketchat_timeout: float = _setting(3.0, _number(0.1, 60, float))
     rocketchat_recheck_seconds: int = _setting(600, _number(1, 86400 * 90))
     rocketchat_grace_seconds: int = _setting(3600, _number(0, 86400 * 90))
+    rocketchat_checks_per_minute: int = _setting(10, _number(1, 1_000_000))
     port: int = _setting(8000, _number(1, 65535))
     web_concurrency: int = _setting(2, _number(1, 1000))
     log_level: str = _setting("info", _log_level)

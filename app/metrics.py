@@ -61,7 +61,8 @@ OUTCOMES = ("created", "refreshed", "moved", "rotated")
 CAUSES = ("deleted", "logout", "revoked", "feedback")
 ROCKETCHAT_CHECKS = Histogram(
     "push_registry_rocketchat_check_duration_seconds",
-    "Checks of credentials by Rocket.Chat, by verdict (confirmed, denied, unsure).",
+    "Checks of credentials by Rocket.Chat, by verdict (confirmed, denied, unsure); refused: not"
+    " asked, as too many were denied lately.",
     ["verdict"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )

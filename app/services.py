@@ -40,6 +40,8 @@ class Services:
     def close(self) -> None:
         """Close all connections to PostgreSQL; an app context is pushed."""
         db.engine.dispose()
+        if self.confirmation:
+            self.confirmation.close()
 
 
 def init_app(app: Flask, settings: Settings, connect: Callable[..., Connection]) -> None:

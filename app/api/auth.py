@@ -136,7 +136,8 @@ def with_valid_session(attempt: Callable[[int | None], T | None]) -> T:
     if not result and shared.confirmation:
         token_hash, user_id = g.credentials
         secret = request.headers.get("X-Auth-Token", "").encode("latin-1", "replace")
-        allowed = shared.confirmation.confirm(token_hash, user_id, secret)
+        address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        allowed = shared.confirmation.confirm(token_hash, user_id, secret, address[:64])
         if allowed is None:
             raise errors.unauthorized()
         result = attempt(allowed)

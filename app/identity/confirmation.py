@@ -4,12 +4,18 @@ Rocket.Chat is asked only about credentials without a recently confirmed session
 confirmation is stored as a session, so that the next calls need one statement and no request.
 """
 
+from typing import TYPE_CHECKING
+
 from app import metrics
 from app.config import Settings
 from app.database.failures import UnavailableError
 from app.database.retries import committed
+from app.identity.budget import Budget, source_of
 from app.identity.single_flight import SingleFlight
 from app.registry import sessions
+
+if TYPE_CHECKING:
+    from app.identity.rocketchat import CheckResult
 
 
 class Confirmation:
@@ -23,10 +29,20 @@ class Confirmation:
         self._grace = self._fresh + settings.rocketchat_grace_seconds
         self._rocketchat = RocketChat(settings.rocketchat_url or "", settings.rocketchat_timeout)
         self._deadline = settings.request_deadline
+        per_minute = settings.rocketchat_checks_per_minute
+        self._budget = Budget(per_minute, settings.prometheus_multiproc_dir)
         self._single_flight: SingleFlight[int | None] = SingleFlight()
 
-    def confirm(self, token_hash: bytes, user_id: str, auth_token: bytes) -> int | None:
+    def close(self) -> None:
+        """Close what is shared with other processes."""
+        self._budget.close()
+
+    def confirm(
+        self, token_hash: bytes, user_id: str, auth_token: bytes, address: str = ""
+    ) -> int | None:
         """Ask about credentials; return the greatest age of a confirmation that is valid now.
+
+        `address` is where the caller says that it is, or a proxy.
 
         The age is in seconds, for `models.is_valid_session`: longer than usual while Rocket.Chat
         is unsure and the session is in its grace period. None: Rocket.Chat denies them. Raises
@@ -34,10 +50,14 @@ class Confirmation:
         """
         key = (token_hash, user_id)
         return self._single_flight.join(
-            key, lambda: self._confirm(token_hash, user_id, auth_token), self._deadline
+            key,
+            lambda: self._confirm(token_hash, user_id, auth_token, source_of(address, user_id)),
+            self._deadline,
         )
 
-    def _confirm(self, token_hash: bytes, user_id: str, auth_token: bytes) -> int | None:
+    def _confirm(
+        self, token_hash: bytes, user_id: str, auth_token: bytes, source: str
+    ) -> int | None:
         from app.identity.rocketchat import CheckResult  # noqa: PLC0415 (see above)
 
         # Committed, so that no connection of the pool is held while Rocket.Chat answers.
@@ -46,7 +66,10 @@ class Confirmation:
         )
         if known and known.is_fresh:
             return self._fresh  # another request has confirmed it meanwhile
-        result = self._rocketchat.ask(token_hash, auth_token, user_id)
+        if known:
+            result = self._rocketchat.ask(token_hash, auth_token, user_id)
+        else:
+            result = self._ask_within_budget(token_hash, auth_token, user_id, source)
         if result is CheckResult.CONFIRMED:
             days, was_live = self._settings.session_days, bool(known and known.is_live)
             confirmed = committed(
@@ -66,3 +89,23 @@ class Confirmation:
         else:
             raise UnavailableError("Rocket.Chat does not say who is signed in")
         return None
+
+    def _ask_within_budget(
+        self, token_hash: bytes, auth_token: bytes, user_id: str, source: str
+    ) -> "CheckResult":
+        """Ask about credentials that may be made up: unsure when too many were lately."""
+        from app.identity.rocketchat import CheckResult  # noqa: PLC0415 (see above)
+
+        taken = False
+
+        def may_ask() -> bool:
+            nonlocal taken
+            taken = self._budget.take(source, self._deadline)
+            return taken
+
+        result = self._rocketchat.ask(token_hash, auth_token, user_id, may_ask)
+        if taken and result is CheckResult.DENIED:
+            self._budget.denied(source)
+        elif taken:
+            self._budget.give_back()
+        return result

@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from urllib.parse import SplitResult, urlsplit
@@ -58,19 +59,31 @@ class RocketChat:
         self._away_until: float | None = None
         self.problem: str | None = None  # why it was unsure last
 
-    def ask(self, token_hash: bytes, auth_token: bytes, user_id: str) -> CheckResult:
+    def ask(
+        self,
+        token_hash: bytes,
+        auth_token: bytes,
+        user_id: str,
+        may_ask: Callable[[], bool] = lambda: True,
+    ) -> CheckResult:
         """Check credentials, within the timeout; `token_hash` is only the key of a denial.
 
-        Credentials that a header cannot carry are denied without a request. Raises nothing.
+        Credentials that a header cannot carry are denied without a request, and so are those that
+        were denied a moment ago. `may_ask` is called before a request, and may wait; where it
+        says no, the result is unsure. Raises nothing.
         """
-        began = time.monotonic()
         secret, user = auth_token.decode("latin-1"), user_id.encode().decode("latin-1")
         if not (_is_header(secret) and _is_header(user)):
             return CheckResult.DENIED
         key = token_hash + user_id.encode()
         with self._mutex:
-            if self._denied.get(key, 0) > began:
+            if self._denied.get(key, 0) > time.monotonic():
                 return CheckResult.DENIED
+        if not may_ask():
+            metrics.ROCKETCHAT_CHECKS.labels("refused").observe(0)
+            return CheckResult.UNSURE
+        began = time.monotonic()
+        with self._mutex:
             if self._away_until is not None:
                 if began < self._away_until:
                     return CheckResult.UNSURE

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
@@ -80,6 +81,24 @@ class UserId(Identifier):
 
     name = "user_id"
     max_bytes = MAX_USER_ID
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment in ISO 8601 with its offset; up to 5 minutes ahead of our clock."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """Return the moment; fail with a message when it is not valid."""
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not like 2026-11-24T08:00:00Z", param, ctx)
+        if moment.tzinfo is None:
+            self.fail("needs Z or an offset, as in 2026-11-24T08:00:00Z", param, ctx)
+        if moment > datetime.now(UTC) + timedelta(minutes=5):
+            self.fail(f"{value} is in the future", param, ctx)
+        return moment
 
 
 class AppName(Identifier):

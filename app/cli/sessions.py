@@ -1,13 +1,15 @@
 """The commands on sessions."""
 
+import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import click
 
 from app import services
-from app.cli.commands import Commands, UserId, source
+from app.cli.commands import Commands, Moment, UserId, source
 from app.cli.terminal import Meter, print_json, warn
 from app.identifiers import hash_secret
 from app.limits import iso
@@ -15,6 +17,7 @@ from app.models import UserSession, db
 from app.registry import maintenance, sessions
 from app.transfer import session_import
 from app.transfer.mongoexport import UnreadableError, entries
+from app.transfer.session_ends import EndsNothingError, MissingSessions
 
 group = Commands("sessions", help="Sessions of users.")
 
@@ -58,34 +61,95 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
 
 @group.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-def import_sessions(file: str) -> None:
+@click.option(
+    "--end-missing",
+    is_flag=True,
+    help="Also end the sessions that users in FILE no longer have.",
+)
+@click.option(
+    "--all-users",
+    is_flag=True,
+    help="With --end-missing and --expect: also those of users that are not in FILE.",
+)
+@click.option(
+    "--expect",
+    type=click.IntRange(1),
+    metavar="N",
+    help="End nothing unless FILE has so many users.",
+)
+@click.option(
+    "--exported-at",
+    type=Moment(),
+    help="When the export began; what was confirmed since stays. FILE's time of change, if unset.",
+)
+def import_sessions(
+    file: str, end_missing: bool, all_users: bool, expect: int | None, exported_at: datetime | None
+) -> None:
     """Take over the sessions in FILE (- is stdin): Rocket.Chat's users by mongoexport.
 
     They are services.resume.loginTokens; gzip is detected. May be run again. Rows that are left
     out are named on stderr with their line. A session that was ended here since FILE was made is
     live again. Exit status 1: no session was taken, or not all was read.
+
+    With --end-missing only sessions end that Rocket.Chat confirmed or an import brought, and none
+    when FILE is empty or cut short, which is exit status 1.
     """
+    if all_users != bool(expect) or ((all_users or exported_at) and not end_missing):
+        raise click.UsageError(
+            "--all-users and --expect go together, and they and --exported-at with --end-missing."
+        )
     shared = services.current()
     days, deadline = shared.settings.session_days, shared.settings.request_deadline
     done, problem = session_import.SessionSummary(), None
+    missing = None
+    if end_missing:
+        missing = MissingSessions(_moment_of(file, exported_at), deadline, expect)
     with ExitStack() as stack:
         export, size = stack.enter_context(source(file))
         documents = stack.enter_context(closing(entries(export)))
         meter = stack.enter_context(Meter("imported", size))
         try:
-            for done in session_import.run(documents, days, deadline, _report):
+            for done in session_import.run(documents, days, deadline, _report, missing):
                 meter.at(export.tell() if size else 0, done.sessions, done.rejected)
+            if missing:
+                for _ in missing.end():
+                    meter.at(size, done.sessions, done.rejected)
         except UnreadableError as error:
-            problem = f"{file}: {error}"
-    print_json(**asdict(done))
-    if problem:
-        raise click.ClickException(f"{problem}. What was read before is imported.")
+            problem = f"{error}. What was read before is imported"
+        except EndsNothingError as error:
+            problem = str(error)
+    if missing:
+        print_json(**asdict(done), ended=missing.ended, tokens=missing.removed)
+    else:
+        print_json(**asdict(done))
+    _fail_for(problem, missing, file)
     if done.read and not done.sessions:
         raise click.ClickException(
             f"{file}: no session came of it. It should be Rocket.Chat's users with their field"
             " services.resume.loginTokens, as mongoexport prints them; `push-tokens import` takes"
             " push tokens."
         )
+
+
+def _fail_for(problem: str | None, missing: MissingSessions | None, file: str) -> None:
+    """Raise what is to be said of an import that did not do all it should."""
+    if problem and missing:
+        problem += "; no session was ended"
+    if problem:
+        raise click.ClickException(f"{file}: {problem}.")
+    if missing and missing.locked:
+        raise click.ClickException(
+            f"{missing.locked} sessions were locked by others and not ended; run it again."
+        )
+
+
+def _moment_of(file: str, exported_at: datetime | None) -> datetime:
+    """Return when an export was made; UsageError when that is not known."""
+    if exported_at is None:
+        if file == "-":
+            raise click.UsageError("--end-missing needs --exported-at where FILE is stdin.")
+        exported_at = datetime.fromtimestamp(os.stat(file).st_mtime, UTC)
+    return exported_at
 
 
 def _report(line: int, reason: str) -> None:

@@ -12,6 +12,7 @@ from app.limits import MAX_USER_ID, is_text
 from app.models import db
 from app.registry import sessions
 from app.transfer.mongoexport import Entry, parse_date, plain_id
+from app.transfer.session_ends import MissingSessions
 
 BATCH = 1000  # sessions in one transaction
 
@@ -20,7 +21,8 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
     """Yield the sessions of a user's document; ValueError with the problem for a wrong one.
 
     They are `services.resume.loginTokens` of `{when, hashedToken, type?}`. A login lives `days`
-    days from `when`; one without `when` never ends, nor does a personal access token.
+    days from `when`; one without `when` never ends, nor does a personal access token. A user who
+    was deactivated has none, as old versions of Rocket.Chat left them in the document.
     """
     user_id = plain_id(user.get("_id"))
     if not is_text(user_id, MAX_USER_ID):
@@ -28,7 +30,7 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
     login_tokens: Any = user
     for name in ("services", "resume", "loginTokens"):
         login_tokens = login_tokens.get(name) if isinstance(login_tokens, dict) else None
-    if login_tokens is None:
+    if login_tokens is None or user.get("active") is False:
         return  # never signed in, or signed out everywhere
     if not isinstance(login_tokens, list):
         raise ValueError("services.resume.loginTokens: must be a list")
@@ -53,25 +55,31 @@ def run(
     days: int,
     deadline: float,
     reject: Callable[[int, str], None],
+    missing: MissingSessions | None = None,
 ) -> Iterator[SessionSummary]:
     """Import sessions in committed batches; yield the summary so far after each.
 
     `deadline` is the seconds for which a batch that lost a race is tried again. `reject` is called
     with the line and the reason of what is left out: a whole document where it is wrong, one
     session where it is another user's. When reading fails, what was read before is imported too.
+    `missing` is shown each document.
     """
     done = SessionSummary()
     batch: list[tuple[int, dict[str, Any]]] = []
     try:
         for entry in entries:
             done.read += 1
+            found = None
             try:
                 if entry.document is None:
                     raise ValueError(entry.problem)
-                batch += [(entry.line, one) for one in sessions_of(entry.document, days)]
+                found = list(sessions_of(entry.document, days))
+                batch += [(entry.line, one) for one in found]
             except ValueError as error:
                 done.rejected += 1
                 reject(entry.line, str(error))
+            if missing:
+                missing.see(entry.document, found)
             while len(batch) >= BATCH:  # one user may have more
                 full, batch = batch[:BATCH], batch[BATCH:]
                 _put(full, days, deadline, reject, done)

@@ -94,6 +94,7 @@ def test_each_timer_has_its_service_and_runs_as_often_as_the_readme_says():
     assert timers.keys() < {service.stem for service in SERVICES}
     assert "OnCalendar=daily" in timers["push-token-registry-purge"]
     assert "OnCalendar=hourly" in timers["push-token-registry-purge-sessions"]
+    assert "OnCalendar=*:0/5" in timers["push-token-registry-sync"]
 
 
 def test_the_socket_is_the_one_that_nginx_asks_and_the_tests_open():

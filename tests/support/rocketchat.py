@@ -3,12 +3,14 @@
 import hashlib
 import json
 import secrets
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import unquote
 
 from tests.support.chat import ERAS, Handler, Server, honest
@@ -126,3 +128,33 @@ def rocketchat(port: int = 0) -> Iterator[RocketChat]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+# mongoexport as the documents call it: what it is asked for lies beside it.
+MONGOEXPORT = """#!{python}
+import argparse, os, pathlib, shutil, sys
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--quiet", action="store_true")
+for option in ("--config", "--collection", "--out"):
+    parser.add_argument(option, required=True)
+parser.add_argument("--fields", default="")
+asked = parser.parse_args()
+assert pathlib.Path(asked.config).read_text().startswith("uri: mongodb://")
+found = pathlib.Path(__file__).with_name(asked.collection + ".json")
+if asked.collection == "users":
+    assert asked.fields == "_id,active,services.resume.loginTokens", asked.fields
+data = found.read_bytes()
+fails = "MONGOEXPORT_FAILS" in os.environ
+pathlib.Path(asked.out).write_bytes(data[: len(data) // 2] if fails else data)
+sys.exit(int(fails))
+"""
+
+
+def tools(server: RocketChat, folder: Path) -> Path:
+    """Make a folder with a mongoexport that prints what Rocket.Chat's database has now."""
+    place = folder / "tools"
+    place.mkdir(exist_ok=True)
+    (place / "mongoexport").write_text(MONGOEXPORT.format(python=sys.executable))
+    (place / "mongoexport").chmod(0o755)
+    (place / "users.json").write_bytes(server.users_export())
+    return place

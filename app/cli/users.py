@@ -144,7 +144,7 @@ def _print(known: dict[str, Any]) -> None:
         confirmed = f", confirmed {one['confirmedAt']}" if one["confirmedAt"] else ""
         lines.append(f"      ends {ends}{confirmed}")
     if "refusals" in known:
-        lines.append(f"{len(known['refusals'])} refused requests, the last ones of the log")
+        lines.append(f"Refused requests: the last {len(known['refusals'])} of the log")
         lines += [_refusal(line) for line in known["refusals"]]
     else:
         lines.append("Refused requests are in the service's log; --log FILE shows the user's.")
@@ -154,6 +154,7 @@ def _print(known: dict[str, Any]) -> None:
 
 def _heading(known: dict[str, Any], what: str, shown: str) -> str:
     number, listed = known[what], len(known[shown])
+    what = what.removesuffix("s") if number == 1 else what
     return f"{number:,} {what}" + (f", the {listed} latest of them" if listed < number else "")
 
 

@@ -113,11 +113,11 @@ LOG = b"\n".join(
 
 def test_shows_the_last_refusals_of_a_log(run, alice):
     shown, _ = run("show", "alice", "--log", "-", stdin=LOG)
-    assert re.findall(r"r\d+|claimed|of-bob", shown.split("refused")[1]) == [
+    assert re.findall(r"r\d+|claimed|of-bob", shown.split("Refused requests")[1]) == [
         *(f"r{n}" for n in range(3, 12)),
         "claimed",
     ]
-    assert "10 refused requests, the last ones of the log" in shown
+    assert "Refused requests: the last 10 of the log\n" in shown
     assert "  2026-11-01T10:00:00Z 400 POST /api/v1/push.token r11 error-id\ufffd\n" in shown
     assert "Refused requests are in the service's log" in run("show", "alice")[0]
 

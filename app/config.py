@@ -95,6 +95,7 @@ class Settings:
     database_statement_timeout: float = _setting(5.0, _number(0.1, 3600, float))
     database_max_age_seconds: int = _setting(300, _number(1, 86400))
     request_deadline: float = _setting(10.0, _number(0.1, 300, float))
+    drain_seconds: int = _setting(0, _number(0, 3600))
     session_days: int = _setting(90, _number(1, 36500))
     auth_backend: str = _setting("local", _auth_backend)
     rocketchat_url: str | None = _setting(None, _http_url)

@@ -15,7 +15,7 @@ from typing import Any
 from app import log
 from app.config import ROOT, Settings, export_setting
 from app.database import embedded
-from app.server.worker import ENDING
+from app.server.worker import DRAINING, ENDING, is_draining
 
 settings = Settings.from_env()
 
@@ -100,6 +100,32 @@ def _try_to_start() -> int:
 
 
 def when_ready(server: Any) -> None:
+    """Have HUP try the code first, and TERM wait until load balancers have noticed."""
+    _try_before_reload(server)
+    if settings.drain_seconds:
+        _drain_before_end(server)
+
+
+def _drain_before_end(server: Any) -> None:
+    """Have TERM make /readyz 503 first, and end the instance DRAIN_SECONDS later.
+
+    Until then master and workers keep their listeners, and everything else goes on. A second TERM
+    ends it at once.
+    """
+    end = server.handle_term
+
+    def handle_term() -> None:
+        if is_draining():
+            end()
+        DRAINING[0] = 1
+        server.log.info("draining for %s s", settings.drain_seconds)
+        signal.signal(signal.SIGALRM, lambda *_: server.signal(signal.SIGTERM, None))
+        signal.alarm(settings.drain_seconds)
+
+    server.handle_term = handle_term
+
+
+def _try_before_reload(server: Any) -> None:
     """Have HUP try the code first: a master whose new workers cannot start ends all workers.
 
     gunicorn has no hook that could refuse a reload.

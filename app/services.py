@@ -23,6 +23,7 @@ class Services:
     connect: Callable[..., Connection]
     confirmation: Confirmation | None = None  # None: sessions are only known here
     openapi: bytes | None = None  # the document, once it was asked for
+    is_draining: Callable[[], bool] = lambda: False  # TERM has come; requests are still served
     key_uses: dict[bytes, float] = field(default_factory=dict)  # when next to note a key's use
 
     def retrying(self, verb: Callable[[], T]) -> T:

@@ -44,6 +44,8 @@ def readyz() -> ResponseReturnValue:
     They can if the database answers, takes writes and is at the code's revision; else 503 says
     what is wrong. A log or metrics that are not kept stop nothing: they are `warnings`.
     """
+    if services.current().is_draining():
+        return _not_ready("this instance is about to end")
     try:
         found, takes_writes = services.current().retrying(_revision)
         if not takes_writes:  # the pool replaces its connection now: another host may take writes

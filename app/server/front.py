@@ -42,9 +42,11 @@ class GoneError(Exception):
 class Front:
     """The ASGI application of one worker, and what its requests share."""
 
-    def __init__(self, app: Flask):
+    def __init__(self, app: Flask, is_draining: Callable[[], bool] = lambda: False):
+        """Begin to serve; `/readyz` is 503 from when `is_draining` says so."""
         self._app = app
         self._services = services.of(app)
+        self._services.is_draining = is_draining
         settings = self._services.settings
         self.max_age = settings.recheck
         self.group_commit = GroupCommit(

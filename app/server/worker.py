@@ -7,6 +7,7 @@ stay as it is when HUP brings new code.
 import asyncio
 import ctypes
 import importlib
+import mmap
 import os
 import resource
 import signal
@@ -26,6 +27,15 @@ LARGE_BLOCK = 256 * 1024  # bytes
 # Seconds for which a thread keeps the interpreter while the event loop waits for it: 5 ms, the
 # default, would be the least that a request beside a busy thread takes.
 SWITCH_INTERVAL = 0.0005
+
+
+# Shared by the master and all its workers: 1 from TERM on, while requests are still served.
+DRAINING = mmap.mmap(-1, 1)
+
+
+def is_draining() -> bool:
+    """Tell whether this instance is about to end."""
+    return DRAINING[0] == 1
 
 
 class EventLoopWorker(Worker):  # type: ignore[misc]
@@ -72,7 +82,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
         from app.server.protocol import Protocol  # noqa: PLC0415 (see above)
 
         config = Config(
-            Front(self.wsgi),
+            Front(self.wsgi, is_draining),
             http=Protocol,
             ws="none",
             lifespan="on",

@@ -114,7 +114,7 @@ def serve(
     `root` is the checkout whose code serves, by the packages of `python`; `probe` says that it
     does. All workers serve when it begins.
     """
-    port = free_port()
+    port = int(environ.get("PORT") or free_port())
     settings = {
         "DATABASE_URL": database_url,
         "PORT": str(port),

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import IO
 
 from app.config import ROOT, ConfigError, Settings
-from app.database import embedded
+from app.database import connections, embedded
 
 BIN = Path(sys.executable).parent
 
@@ -135,6 +135,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # also where a shell without job control ignores SIGINT
     settings = Settings.from_env()
+    connections.check_url(settings)
     _check_port(settings.port)
     try:
         if not settings.database_url:

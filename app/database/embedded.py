@@ -201,12 +201,13 @@ class Server:
         self, program: str, *arguments: str, check: bool = True, unless: str | None = None
     ) -> int:
         """Run a program; EmbeddedError where it fails, `unless` it says so."""
-        command = as_unprivileged([str(binaries() / program), *arguments])
+        # Their messages are searched, so they are to be in English.
+        program = str(binaries() / program)
+        command = as_unprivileged(["env", "LC_ALL=C", program, *arguments])
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 command,
                 cwd="/",
-                env={**os.environ, "LC_ALL": "C"},  # its messages are searched
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

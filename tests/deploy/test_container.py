@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -10,15 +11,19 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from app import gunicorn_conf
 from app.config import ROOT, Settings
+from app.database import embedded
 from app.version import VERSION
 from tests.support.activation import SocketUnit
 from tests.support.databases import migrate
-from tests.support.factories import body
+from tests.support.factories import body, uri
 from tests.support.filled import fill
 from tests.support.live import Live, ask, free_port
 
@@ -117,7 +122,7 @@ def test_every_package_is_pinned_by_its_hash():
 
 def test_what_the_services_name_is_there(services):
     known = {setting.name.upper() for setting in fields(Settings)}
-    for name in ("migrate", "registry"):
+    for name in ("migrate", "registry", "service-keys"):
         assert services[name]["environment"].keys() <= known
     mounted = [volume for volume in services["nginx"]["volumes"] if volume.startswith("./")]
     inner = re.search(r"sed 's/(listen \S+;)/listen 8080;/'", services["nginx"]["command"][-1])[1]
@@ -125,6 +130,54 @@ def test_what_the_services_name_is_there(services):
     assert (ROOT / "deploy" / mounted[0].split(":")[0]).is_file()
     for service in services.values():
         assert service.get("depends_on", []) == [] or set(service["depends_on"]) <= set(services)
+
+
+def test_the_role_that_serves_is_no_superuser_and_issues_no_key(services, new_database):
+    """What the services `roles` and `rights` run, under names and passwords of the test."""
+    url, suffix = new_database(), secrets.token_hex(6)
+    named = conninfo_to_dict(url)
+    environ = {f"PG{name.upper()}": str(value) for name, value in named.items()}
+    environ["PGDATABASE"] = environ.pop("PGDBNAME")
+    passwords = {f"{kind}_PASSWORD": suffix for kind in ("OWNER", "APP", "ISSUER")}
+    assert passwords.keys() < services["roles"]["environment"].keys()
+    path = f"{embedded.binaries()}:{os.environ['PATH']}"
+    roles = {kind: f"test_{kind}_{suffix}" for kind in ("owner", "app", "issuer", "report")}
+
+    def arrange() -> None:
+        assert services["roles"]["command"] == services["rights"]["command"]
+        script = services["roles"]["command"][-1].replace("$$", "$")
+        script = script.replace("/roles.sql", str(ROOT / "deploy/postgresql/roles.sql"))
+        for kind, name in roles.items():
+            script = script.replace(f"push_tokens_{kind}", name)
+        run = {**environ, **passwords, "PATH": path, "PGOPTIONS": "-c client_min_messages=warning"}
+        done = subprocess.run(["sh", "-ec", script], env=run, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+    def role_of(service: str) -> str:
+        url = services[service]["environment"]["DATABASE_URL"]
+        return re.fullmatch(r"postgresql://push_tokens_(\w+):.+@postgresql/push_tokens", url)[1]
+
+    used = {name: role_of(name) for name in ("migrate", "registry", "service-keys")}
+    assert used == {"migrate": "owner", "registry": "app", "service-keys": "issuer"}
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            arrange()
+            migrate(uri(url, user=roles["owner"], password=suffix), "upgrade", "head")
+            arrange()
+            asked = (
+                "SELECT rolsuper, has_table_privilege(rolname, 'service_keys', 'INSERT')"
+                " FROM pg_roles WHERE rolname = %s"
+            )
+            found = {
+                kind: connection.execute(asked, [name]).fetchone() for kind, name in roles.items()
+            }
+            assert found["app"] == found["report"] == (False, False)
+            assert found["issuer"] == found["owner"] == (False, True)
+        finally:
+            for name in roles.values():
+                for statement in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}"):
+                    connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def test_nginx_and_the_registry_share_the_socket(services):

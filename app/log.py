@@ -13,6 +13,7 @@ import socket
 import stat
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +26,17 @@ MAX_WAITING = 1024 * 1024  # bytes of lines that a process keeps for a reader wh
 STALLED = 2.0  # seconds after which that is worth a warning
 LAST_SECONDS = 0.5  # for which a process that ends waits for its last lines
 STOPPED = "its reader does not read"
+
+
+def trace(error: BaseException | None) -> str:
+    """Return the trace of an exception without its text, which may repeat what a client sent."""
+    seen: set[int] = set()
+    parts: list[str] = []
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        parts += f"{type(error).__name__}\n", *traceback.format_tb(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    return "".join(parts)
 
 
 class _Note(bytes):

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from app import create_app
+from app import create_app, log
 from app.config import ROOT, Settings
 from app.database import embedded
 from tests.support.databases import close, migrate
@@ -163,6 +163,14 @@ def issuer_app(migrated: Urls) -> Iterator[Flask]:
 @pytest.fixture
 def issuer(issuer_app: Flask) -> FlaskCliRunner:
     return issuer_app.test_cli_runner()
+
+
+@pytest.fixture
+def logged_here(monkeypatch) -> list[dict[str, object]]:
+    """The lines that this process writes to the log from now on."""
+    lines: list[dict[str, object]] = []
+    monkeypatch.setattr(log.stderr, "write", lambda line: lines.append(json.loads(line)))
+    return lines
 
 
 @pytest.fixture

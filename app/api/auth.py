@@ -49,7 +49,7 @@ def require_credentials() -> None:
     headers = request.headers
     found = parse_credentials(headers.get("X-Auth-Token", ""), headers.get("X-User-Id", ""))
     if found is None:
-        raise errors.unauthorized()
+        raise errors.unauthorized(errors.NO_CREDENTIALS)
     g.credentials = found
 
 
@@ -80,7 +80,7 @@ def require_service_key() -> None:
         key_hash = hash_secret(key.strip(" \t").encode("latin-1", "replace"))
         found = services.current().retrying(lambda: service_keys.find(key_hash))
     if found is None:
-        raise errors.unauthorized()
+        raise errors.unauthorized("no live service key")
     request.environ[request_log.KEY].service = found["name"]
     g.app_names = found["app_names"]
     _note_use(key_hash)
@@ -139,12 +139,12 @@ def with_valid_session(attempt: Callable[[int | None], T | None]) -> T:
         address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
         allowed = shared.confirmation.confirm(token_hash, user_id, secret, address[:64])
         if allowed is None:
-            raise errors.unauthorized()
+            raise errors.unauthorized("Rocket.Chat denies the credentials")
         result = attempt(allowed)
         if not result and allowed != max_age:
             # The grace ended in this moment; a caller who was not denied is not signed out.
             raise UnavailableError("the identity provider does not confirm the session in time")
     if not result:
-        raise errors.unauthorized()
+        raise errors.unauthorized(errors.NO_SESSION)
     request.environ[request_log.KEY].user_id = g.credentials.user_id
     return result

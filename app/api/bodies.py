@@ -173,7 +173,7 @@ def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
                     yield comma + orjson.dumps(part)[1:-1]
                     comma = b","
         except Exception as error:
-            errors.log_exception(error)
+            errors.log_cut_short(error)
             raise CutShortError from None
         yield b'],"success":true}'
 

@@ -13,6 +13,7 @@ import orjson
 from flask import Flask, Response, request
 
 from app import log, metrics
+from app.limits import MAX_USER_ID, escape_invisible, is_text
 
 UNKNOWN = "unknown"  # the route of what is not there
 # Of every answer: it may hold push tokens, and its type is what it says.
@@ -20,29 +21,48 @@ HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 KEY = "push_registry.request"  # in the WSGI environment
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9_+/=-]{40}")  # also within more: a key, or a hash
 _log = logging.getLogger("app.requests")
 
 
 class RequestRecord:
     """One request, from its head on; `route` is a pattern, as a path may hold a push token."""
 
-    __slots__ = ("method", "request_id", "route", "service", "started", "user_id")
+    __slots__ = (
+        "claim",
+        "error_type",
+        "method",
+        "reason",
+        "request_id",
+        "route",
+        "service",
+        "started",
+        "trace",
+        "user_id",
+    )
 
-    def __init__(self, method: str, route: str = UNKNOWN, given_id: str = ""):
-        """Start the clock; `given_id` is the caller's `X-Request-Id`, kept if harmless."""
+    def __init__(self, method: str, route: str = UNKNOWN, given_id: str = "", claim: str = ""):
+        """Start the clock; `given_id` is the caller's `X-Request-Id`, kept if harmless.
+
+        `claim` is the caller's `X-User-Id`, a character a byte.
+        """
         self.started = time.perf_counter()
         self.method = method
         self.route = route
         self.request_id = given_id if _SAFE_ID.match(given_id) else secrets.token_hex(8)
+        self.claim = claim
         self.user_id: str | None = None  # proven, not only claimed
         self.service: str | None = None  # the name of its key
+        self.error_type: str | None = None
+        self.reason: str | None = None
+        self.trace: str | None = None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers that every answer has."""
         return (*HEADERS, ("X-Request-Id", self.request_id))
 
     def end(self, status: int) -> None:
-        """Count the request, and write its line at level info.
+        """Count the request, and write its line.
 
         The line is written past `logging`, whose records cost more than all the rest of a
         registration's Python.
@@ -50,11 +70,12 @@ class RequestRecord:
         seconds = time.perf_counter() - self.started
         method = self.method if self.route != UNKNOWN else UNKNOWN
         metrics.REQUESTS.labels(self.route, method, status).observe(seconds)
-        if not _log.isEnabledFor(logging.INFO):
+        level = _level(status)
+        if not _log.isEnabledFor(level):
             return
         line = {
             "time": datetime.now(UTC),
-            "level": "INFO",
+            "level": logging.getLevelName(level),
             "logger": "app.requests",
             "message": "request",
             "request_id": self.request_id,
@@ -64,16 +85,53 @@ class RequestRecord:
             "milliseconds": round(seconds * 1000, 2),
             "user_id": self.user_id,
         }
-        if self.service is not None:
-            line["service"] = self.service
-        log.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+        if status >= 400 or self.service is not None:
+            line |= self._more()
+        data = orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        if not (self.user_id or "").isprintable() or status >= 400 or self.service is not None:
+            data = escape_invisible(data[:-1].decode()).encode() + b"\n"
+        log.stderr.write(data)
+
+    def _more(self) -> dict[str, str]:
+        """Return what only some lines have."""
+        claimed = None if self.user_id is not None else _claimed(self.claim)
+        more = {
+            "claimed_user_id": claimed,
+            "service": self.service,
+            "error_type": self.error_type,
+            "reason": self.reason,
+            "trace": self.trace,
+        }
+        return {name: value for name, value in more.items() if value is not None}
+
+
+def _level(status: int) -> int:
+    """Return the level of a line: warning for what was refused, error for our own mistakes."""
+    if status < 400:
+        return logging.INFO
+    return logging.WARNING if status < 500 or status == 503 else logging.ERROR
+
+
+def _claimed(claim: str) -> str | None:
+    """Return the user that a caller claims to be; None where that is no user id.
+
+    An auth token that was sent as a user id by mistake is not repeated.
+    """
+    try:
+        user_id = claim.encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    if not is_text(user_id, MAX_USER_ID):
+        return None
+    return "(not logged: it looks like an auth token)" if _TOKEN.search(user_id) else user_id
 
 
 def _begin() -> None:
     """Take the server's record of the request, or make one under a plain WSGI server."""
     if KEY not in request.environ:
         given_id = request.headers.get("X-Request-Id", "")
-        request.environ[KEY] = RequestRecord(request.method, given_id=given_id)
+        claim = request.headers.get("X-User-Id", "")
+        request.environ[KEY] = RequestRecord(request.method, given_id=given_id, claim=claim)
 
 
 def _end(response: Response) -> Response:

@@ -65,4 +65,4 @@ def describe(error: BaseException) -> str:
     if isinstance(error, PoolTimeout):  # whose text is a paragraph, with a link
         return "every connection of the pool is in use"
     sqlstate = getattr(error, "sqlstate", None)
-    return f"{type(error).__name__} {sqlstate or error}"
+    return f"{type(error).__name__} {sqlstate or ' '.join(str(error).split())}"

@@ -99,7 +99,7 @@ def shared_answers() -> dict[str, Json]:
             "content": content("Refused", {"success": False, "error": error}),
         }
 
-    signed_out, no_scope = errors.unauthorized().body, errors.forbidden().body
+    signed_out, no_scope = errors.unauthorized("").body, errors.forbidden().body
     bodies = {
         "400": refused("The request cannot be read.", "Bad Request"),
         "401": {

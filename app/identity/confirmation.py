@@ -87,7 +87,8 @@ class Confirmation:
         elif known and known.is_in_grace:
             return self._grace
         else:
-            raise UnavailableError("Rocket.Chat does not say who is signed in")
+            why = self._rocketchat.problem
+            raise UnavailableError(f"Rocket.Chat does not say who is signed in: it {why}")
         return None
 
     def _ask_within_budget(

@@ -45,7 +45,7 @@ def read(
         headers.get(b"x-user-id", b"").decode("latin-1"),
     )
     if caller is None:
-        raise errors.unauthorized()
+        raise errors.unauthorized(errors.NO_CREDENTIALS)
     try:
         fields: dict[str, Any] = schemas.register_push_token.load(orjson.loads(body))
     except (orjson.JSONDecodeError, ValidationError):

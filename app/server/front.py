@@ -85,7 +85,7 @@ class Front:
             return
         except Exception as error:
             answer = refusal(error, record)
-        await self._send(answer, send)
+        await self._send(answer, scope, send)
 
     def _close(self) -> None:
         self.group_commit.close()
@@ -156,7 +156,7 @@ class Front:
     def _release(self, size: list[int]) -> None:
         self._buffered -= size[0]
 
-    async def _send(self, answer: Answer, send: Send) -> None:
+    async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
         """Send an answer; of a long one a further part is made when the client has taken it."""
         status, headers, body, more = answer
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -164,15 +164,20 @@ class Front:
             while more and body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = await self._threads.run(more)
-        except (bodies.CutShortError, UnavailableError):
-            return  # without the end of the body, the connection is closed
+        except (bodies.CutShortError, UnavailableError) as error:
+            if isinstance(error, UnavailableError):  # no thread was free; the other is logged
+                errors.log_cut_short(error)
+            scope["state"]["cut"]()  # without the end of the body, which tells the client
+            return
         await send({"type": "http.response.body", "body": body})
 
 
 def refusal(error: Exception, record: RequestRecord) -> Answer:
     """Return the answer to a request that Flask never saw, and end its record."""
-    if not isinstance(error, errors.ApiError):
-        error = errors.of_exception(error, request_id=record.request_id)
+    if isinstance(error, errors.ApiError):
+        errors.note(record, error)
+    else:
+        error = errors.of_exception(error, record)
     record.end(error.code)
     return json_answer(error.code, error.body, record, error.headers)
 

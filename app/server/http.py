@@ -6,6 +6,7 @@ half-closed client gets its answer, and so does the sender of a body that is ref
 """
 
 import asyncio
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import httptools
@@ -31,6 +32,12 @@ LINGER_SECONDS = 1.0  # in which the rest of a refused body is read
 LAST_SECONDS = 0.5  # in which a worker that ends waits for one request more of a connection
 NEVER = float("inf")
 TEXTS = {414: "Request URI too long"}
+# For the log; where nothing stands here, the answer says it.
+REASONS = {
+    400: "what came is no request that can be read",
+    408: f"not complete within {REQUEST_SECONDS:.0f} s of its first byte",
+    503: f"over {MAX_CONNECTIONS} connections",
+}
 
 
 class Head(NamedTuple):
@@ -64,6 +71,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refusal: int | None = None  # the status to answer once what is before is answered
         self._is_refused = False  # nothing more is parsed
+        self._record: RequestRecord | None = None  # of the last head
         self._is_upgrade = False  # the client wants another protocol
         self._is_ended = False  # the client sends no more
         self._is_last = False  # the worker ends
@@ -142,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(408)
         elif self._in_body and not self.pipeline:
             self._drop()
-            self._refuse(408)
+            self._refuse(408, self._record)
         elif not self._is_busy:
             self._raw.close()
 
@@ -187,16 +195,17 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._check_head(sum(len(name) + len(value) + 4 for name, value in self.headers))
         fields = dict(self.headers)
-        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            self._refuse(400)  # the parser would take it for a body without an end
-        if self._is_refused:
-            return
         method, version = (
             self.parser.get_method().decode("latin-1"),
             self.parser.get_http_version(),
         )
         given_id = fields.get(b"x-request-id", b"").decode("latin-1")
-        record = RequestRecord(method, given_id=given_id)
+        claim = fields.get(b"x-user-id", b"").decode("latin-1")
+        record = self._record = RequestRecord(method, given_id=given_id, claim=claim)
+        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            self._refuse(400, record)  # the parser would take it for a body without an end
+        if self._is_refused:
+            return
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_last
         self._begin(Head(self.url, version, fields, self.headers, record, keep_alive))
 
@@ -260,7 +269,7 @@ class LimitedProtocol(HttpToolsProtocol):
             "headers": head.headers,
             "state": {"record": head.record},
         }
-        return RequestResponseCycle(
+        cycle = RequestResponseCycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
@@ -273,6 +282,13 @@ class LimitedProtocol(HttpToolsProtocol):
             keep_alive=head.keep_alive,
             on_response=self.on_response_complete,
         )
+        scope["state"]["cut"] = partial(self._cut, cycle)
+        return cycle
+
+    def _cut(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection in the middle of an answer, of which the log has told."""
+        cycle.disconnected = True
+        self._raw.close()
 
     def _read_without_upgrade(self, rest: bytes) -> None:
         """Read a request that wants another protocol as if it did not.
@@ -320,7 +336,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.cycle.disconnected = self.cycle.response_complete = True
         self.cycle.message_event.set()
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, record: RequestRecord | None = None) -> None:
         """Answer a request by its status alone, after those before it, and read no further."""
         if self._is_refused:
             return
@@ -328,7 +344,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_busy:
             self._refusal = status
         else:
-            self._write_refusal(status)
+            self._write_refusal(status, record)
 
     def _serialized(self, answer: Answer, keep_alive: bool) -> bytes:
         lines = [STATUS_LINE[answer.status]]
@@ -338,9 +354,11 @@ class LimitedProtocol(HttpToolsProtocol):
             lines.append(b"connection: close\r\n")
         return b"".join((*lines, b"\r\n", answer.body))
 
-    def _write_refusal(self, status: int) -> None:
+    def _write_refusal(self, status: int, record: RequestRecord | None = None) -> None:
         self._refusal = None
-        answer = refusal(errors.refused(status, TEXTS.get(status)), RequestRecord(UNKNOWN))
+        error = errors.refused(status, TEXTS.get(status))
+        error.reason = REASONS.get(status)
+        answer = refusal(error, record or RequestRecord(UNKNOWN))
         self._raw.write(self._serialized(answer, keep_alive=False))
         self.finish()
 

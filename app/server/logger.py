@@ -8,8 +8,6 @@ import io
 import logging
 import logging.config
 import sys
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -38,19 +36,9 @@ class Formatter(OrjsonFormatter):
         if record.name == "asyncio":  # which repeats the arguments of a function that failed
             record.msg, record.args = "an error in the event loop", ()
         if record.exc_info and record.name != "gunicorn.error":  # which does not see requests
-            record.exc_text = "".join(_without_texts(record.exc_info[1]))
+            record.exc_text = log.trace(record.exc_info[1])
             record.exc_info = None
         return escape_invisible(super().format(record))
-
-
-def _without_texts(error: BaseException | None) -> Iterator[str]:
-    """Yield the trace of an exception without its text, which may repeat what a client sent."""
-    seen: set[int] = set()
-    while error and id(error) not in seen:
-        seen.add(id(error))
-        yield f"{type(error).__name__}\n"
-        yield from traceback.format_tb(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 class Handler(logging.Handler):

@@ -107,7 +107,9 @@ class Protocol(LimitedProtocol):
         elif outcome is None and self._front.max_age is not None:
             self._leave_to_view(fast)  # which asks the identity provider
         else:
-            self._write(fast, refusal(outcome or errors.unauthorized(), fast.head.record))
+            self._write(
+                fast, refusal(outcome or errors.unauthorized(errors.NO_SESSION), fast.head.record)
+            )
 
     def _write(self, fast: FastCycle, answer: Answer) -> None:
         if not fast.disconnected:

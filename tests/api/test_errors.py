@@ -1,6 +1,5 @@
 """Every error is JSON, whatever raised it, and tells nothing of the inside."""
 
-import logging
 import socket
 import time
 
@@ -17,7 +16,7 @@ URL = "/api/v1/push.token"
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nope", "/api/v1/push.token/", "//api/v1/push.token", "/%ff%00", "/healthz/"]
+    "path", ["/nope", "/api/v1/push.token/", "//api/v1/push.token", "/%ff%00", "/healthz/"]
 )
 def test_an_unknown_path_is_404(client, path):
     answer = client.get(path)
@@ -43,21 +42,25 @@ def test_an_oversized_body_is_413_on_every_call(client, alice, method, path):
     assert answer.json == {"success": False, "error": "Request entity too large"}
 
 
-def test_an_exception_of_our_own_is_500_and_says_nothing(client, alice, monkeypatch, caplog):
+def test_an_exception_of_our_own_is_500_and_says_nothing(client, alice, monkeypatch, logged_here):
+    secret = "planted" + "-secret"
+
     def fail(*_):
-        raise ZeroDivisionError("secret inside")
+        raise ZeroDivisionError(secret)
 
     monkeypatch.setattr(push_tokens, "of_user", fail)
     answer = client.get(URL, headers=alice.headers)
     assert answer.status_code == 500
     assert answer.json == {"success": False, "error": "Internal server error"}
-    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert "secret inside" in caplog.text
-    assert record.exc_info
+    (line,) = logged_here
+    assert (line["level"], line["error_type"]) == ("ERROR", "internal-error")
+    assert line["reason"] == "ZeroDivisionError"
+    assert "in fail" in line["trace"]
+    assert secret not in str(line)
 
 
 def test_a_database_error_keeps_rows_and_parameters_out_of_answer_and_log(
-    client, alice, monkeypatch, caplog
+    client, alice, monkeypatch, logged_here
 ):
     """PostgreSQL's DETAIL of a duplicate key repeats the key: here the hash of an auth token."""
 
@@ -68,12 +71,13 @@ def test_a_database_error_keeps_rows_and_parameters_out_of_answer_and_log(
     monkeypatch.setattr(push_tokens, "of_user", insert_again)
     answer = client.get(URL, headers=alice.headers)
     assert answer.status_code == 500
-    assert "database error UniqueViolation 23505" in caplog.text
+    (line,) = logged_here
+    assert (line["user_id"], line["reason"]) == ("alice", "UniqueViolation 23505")
     for secret in ("planted-secret", alice.token_hash.hex(), alice.auth_token, "INSERT INTO"):
-        assert secret not in answer.text + caplog.text
+        assert secret not in answer.text + str(line)
 
 
-def test_nor_does_an_error_that_a_database_error_led_to(client, alice, monkeypatch, caplog):
+def test_nor_does_an_error_that_a_database_error_led_to(client, alice, monkeypatch, logged_here):
     """SQLAlchemy's PendingRollbackError tells the whole first error again; so may any other."""
 
     def insert_and_go_on(*_):
@@ -86,19 +90,22 @@ def test_nor_does_an_error_that_a_database_error_led_to(client, alice, monkeypat
     monkeypatch.setattr(push_tokens, "of_user", insert_and_go_on)
     answer = client.get(URL, headers=alice.headers)
     assert answer.status_code == 500
-    assert "database error ValueError" in caplog.text
-    assert "insert_and_go_on" in caplog.text
+    (line,) = logged_here
+    assert line["reason"] == "ValueError"
+    assert "insert_and_go_on" in line["trace"]
     for secret in ("planted-secret", alice.token_hash.hex(), "INSERT INTO"):
-        assert secret not in answer.text + caplog.text
+        assert secret not in answer.text + str(line)
 
 
-def test_a_pool_that_is_used_up_is_one_plain_line(new_app, database_url, alice, caplog):
+def test_a_pool_that_is_used_up_is_one_plain_line(new_app, database_url, alice, logged_here):
     app = new_app(database_url=database_url, database_pool_size=1, request_deadline=0.2)
     with app.app_context(), db.engine.connect():
         answer = app.test_client().get(URL, headers=alice.headers)
     assert answer.status_code == 503
-    lines = [record.getMessage() for record in caplog.records if record.name == "app.api.errors"]
-    assert lines == ["unavailable: every connection of the pool is in use"]
+    (line,) = logged_here
+    assert (line["level"], line["error_type"]) == ("WARNING", "unavailable")
+    assert line["reason"] == "every connection of the pool is in use"
+    assert (line["user_id"], line["claimed_user_id"]) == (None, "alice")
 
 
 @pytest.mark.parametrize(

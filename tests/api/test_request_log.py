@@ -213,9 +213,14 @@ class TestLog:
         assert status == 500
         assert json.loads(text) == {"success": False, "error": "Internal server error"}
         found = [line for line in lines(log) if line.get("request_id") == headers["X-Request-Id"]]
-        (error,) = [line for line in found if line["level"] == "ERROR"]
-        assert "UndefinedTable 42P01" in error["message"]
-        assert "group_commit.py" in error["message"]
+        (error,) = found
+        assert (error["level"], error["status"], error["error_type"]) == (
+            "ERROR",
+            500,
+            "internal-error",
+        )
+        assert error["reason"] == "UndefinedTable 42P01"
+        assert "group_commit.py" in error["trace"]
 
     def test_secrets_are_nowhere_in_it(self, logged, log, alice, database, issue):
         secret = "PLANTED"  # in whatever is secret

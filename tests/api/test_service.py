@@ -268,7 +268,10 @@ class TestLookup:
         with pytest.raises(CutShortError):
             answer.get_data()
         assert list(map(len, asked)) == [101, 50, 50, 1]
-        assert "half-way" in caplog.text
+        (line,) = [one for one in caplog.records if one.name == "app.api.errors"]
+        assert (line.error_type, line.reason) == ("cut-short", "RuntimeError")
+        assert "fail_later" in line.trace
+        assert "half-way" not in line.trace.replace('RuntimeError("half-way")', "")
 
     @pytest.mark.parametrize(
         ("fields", "problem"),

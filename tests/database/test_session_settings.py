@@ -134,7 +134,7 @@ def ascii_url(server_url, new_database):
     return url
 
 
-def test_a_database_that_is_not_utf8_is_refused_in_one_line(ascii_url, new_app, caplog):
+def test_a_database_that_is_not_utf8_is_refused_in_one_line(ascii_url, new_app, logged_here):
     advice = "is in SQL_ASCII and must be in UTF8: make one with `createdb --encoding=UTF8"
     for program in (["alembic", "upgrade", "head"], ["flask", "sessions", "issue", "alice"]):
         done = subprocess.run(
@@ -153,4 +153,4 @@ def test_a_database_that_is_not_utf8_is_refused_in_one_line(ascii_url, new_app, 
     assert (answer.status_code, "not in UTF8" in answer.json["error"]) == (503, True)
     headers = {"X-User-Id": "alice", "X-Auth-Token": "x"}
     assert client.post("/api/v1/push.token", json=body(), headers=headers).status_code == 503
-    assert advice in caplog.text
+    assert advice in str(logged_here[-1]["reason"])

@@ -512,12 +512,17 @@ def test_a_certificate_that_nobody_vouches_for_is_not_spoken_to(tmp_path, monkey
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_log_holds_no_secret(client, server, caplog, carol, fault):
+def test_the_log_says_why_and_holds_no_secret(client, server, caplog, logged_here, carol, fault):
     server.fault = FAULTS[fault]
     assert post(client, carol).status_code == 503
-    assert "Rocket.Chat" in caplog.text
+    (line,) = logged_here
+    assert (line["user_id"], line["claimed_user_id"]) == (None, "carol")
+    assert str(line["reason"]).startswith("Rocket.Chat does not say who is signed in: it ")
+    assert str(line["reason"]).removeprefix("Rocket.Chat does not say who is signed in: it ") in (
+        caplog.text
+    )
     for secret in (carol.auth_token, carol.token_hash.hex(), body()["value"]):
-        assert str(secret) not in caplog.text
+        assert str(secret) not in caplog.text + str(line)
 
 
 @pytest.mark.parametrize(

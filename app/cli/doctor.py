@@ -11,13 +11,13 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from app.cli import doctor_database
+from app.cli import doctor_database, doctor_sinks
 from app.cli.finding import Finding
 from app.cli.terminal import print_json, printable
 from app.config import ConfigError, Settings
 from app.database import embedded
 
-CHECKS = ("embedded", *doctor_database.CHECKS, "upstream")
+CHECKS = ("embedded", *doctor_database.CHECKS, "upstream", *doctor_sinks.CHECKS)
 
 
 def examine(settings: Settings | None, problem: str | None = None) -> Iterator[Finding]:
@@ -36,6 +36,7 @@ def examine(settings: Settings | None, problem: str | None = None) -> Iterator[F
     yield _embedded(settings)
     yield from doctor_database.examine(settings)
     yield _upstream(settings)
+    yield from doctor_sinks.examine(settings)
 
 
 def _embedded(settings: Settings) -> Finding:

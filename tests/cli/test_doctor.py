@@ -16,11 +16,12 @@ from tests.support.chat import FAULTS, chat
 from tests.support.clusters import Cluster
 from tests.support.databases import migrate
 from tests.support.factories import uri
+from tests.support.live import free_port
 from tests.support.roles import Roles
 
 CHECKS = [
     *("settings", "embedded", "database", "session", "connections"),
-    *("revision", "rights", "clock", "upstream"),
+    *("revision", "rights", "clock", "upstream", "metrics", "service"),
 ]
 
 
@@ -29,7 +30,7 @@ def doctor(url, **environ):
     done = subprocess.run(
         [sys.executable, "-m", "flask", "doctor", "--json"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, **environ},
+        env={**os.environ, "DATABASE_URL": url, "PORT": str(free_port()), **environ},
         capture_output=True,
         text=True,
         check=False,

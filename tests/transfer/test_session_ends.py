@@ -77,13 +77,6 @@ def test_a_sign_out_ends_the_session_and_no_other(chat, sync, phone, reached):
     assert sync(chat.users_export())[0]["ended"] == 0
 
 
-def test_the_sign_out_of_the_last_session_is_no_failure(chat, sync, phone, reached):
-    chat.sign_out(phone("alice", "here"))
-    summary, _ = sync(chat.users_export())
-    assert (summary["sessions"], summary["ended"]) == (0, 1)
-    assert reached("alice") == []
-
-
 def test_a_user_who_was_deactivated_has_no_session(chat, sync, phone, reached, runner, tmp_path):
     phone("alice", "here")
     phone("bob", "bob's")

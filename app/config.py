@@ -88,6 +88,8 @@ class Settings:
     """The settings, typed; the field `database_url` is the variable `DATABASE_URL`, and so on."""
 
     database_url: str | None = _setting(None, _database_url)
+    database_read_url: str | None = _setting(None, _database_url)
+    read_max_lag_seconds: float = _setting(10.0, _number(0.1, 86400, float))
     database_pooler: str | None = _setting(None, _pooler)
     database_pool_size: int = _setting(5, _number(1, 1000))
     database_connect_timeout: int = _setting(3, _number(2, 60))

@@ -71,6 +71,12 @@ GROUPS = Histogram(
     "Registrations written by one statement.",
     buckets=(1, 2, 5, 10, 20, 50, 100),
 )
+READS = Counter(
+    "push_registry_reads",
+    "Lookups and pages of the list, where DATABASE_READ_URL is set, by the server that answered:"
+    " replica, or primary while that was away or lagged.",
+    ["server"],
+)
 WAITING = Gauge(
     "push_registry_registrations_waiting",
     "Registrations that waited to be written when a group was last begun.",

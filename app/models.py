@@ -1,14 +1,17 @@
 """The tables, and nothing that uses them: this module imports nothing of ours."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
     ColumnElement,
+    Connection,
+    Engine,
     ForeignKey,
     Identity,
     Index,
@@ -48,7 +51,18 @@ class Base(DeclarativeBase):
     )
 
 
-db = SQLAlchemy(model_class=Base)
+ENGINE = "engine"  # in a session's info: the engine to use instead of the primary's
+
+
+class RoutedSession(Session):
+    """A session that asks another engine, as long as its info has one."""
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
+        """Return the engine that a statement goes to."""
+        return self.info.get(ENGINE) or super().get_bind(*args, **kwargs)
+
+
+db = SQLAlchemy(model_class=Base, session_options={"class_": RoutedSession})
 
 
 class UserSession(db.Model):  # type: ignore[name-defined,misc]

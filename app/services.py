@@ -6,9 +6,11 @@ from typing import TypeVar
 
 from flask import Flask, current_app
 
+from app import metrics
 from app.config import Settings
 from app.database import retries
 from app.database.connections import Connection
+from app.database.replica import Replica, UnusableError
 from app.identity.confirmation import Confirmation
 from app.models import db
 
@@ -22,6 +24,7 @@ class Services:
     settings: Settings
     connect: Callable[..., Connection]
     confirmation: Confirmation | None = None  # None: sessions are only known here
+    replica: Replica | None = None  # None: all is read from the primary
     openapi: bytes | None = None  # the document, once it was asked for
     is_draining: Callable[[], bool] = lambda: False  # TERM has come; requests are still served
     key_uses: dict[bytes, float] = field(default_factory=dict)  # when next to note a key's use
@@ -38,9 +41,26 @@ class Services:
         """Run a verb and commit, once; tell whether it worked. See `retries.attempted`."""
         return retries.attempted(verb)
 
+    def read(self, verb: Callable[[], T]) -> T:
+        """Run a verb that only reads, on a replica where there is one; see `Replica.read`.
+
+        No connection is held afterwards.
+        """
+        if self.replica:
+            try:
+                result = self.replica.read(verb)
+            except UnusableError:
+                metrics.READS.labels("primary").inc()
+            else:
+                metrics.READS.labels("replica").inc()
+                return result
+        return self.committed(verb)
+
     def close(self) -> None:
         """Close all connections to PostgreSQL; an app context is pushed."""
         db.engine.dispose()
+        if self.replica:
+            self.replica.close()
         if self.confirmation:
             self.confirmation.close()
 
@@ -48,7 +68,8 @@ class Services:
 def init_app(app: Flask, settings: Settings, connect: Callable[..., Connection]) -> None:
     """Give the app its services."""
     confirmation = Confirmation(settings) if settings.recheck is not None else None
-    app.extensions["push_registry"] = Services(settings, connect, confirmation)
+    replica = Replica(settings) if settings.database_read_url else None
+    app.extensions["push_registry"] = Services(settings, connect, confirmation, replica)
 
 
 def of(app: Flask) -> Services:

@@ -46,6 +46,8 @@ def test_a_uri_that_libpq_cannot_read_stops_the_start_and_is_not_shown():
     with pytest.raises(ConfigError) as error:
         create_app(Settings(database_url=url))
     assert "secret" not in str(error.value.code)
+    with pytest.raises(ConfigError, match="DATABASE_READ_URL is not a URI"):
+        create_app(Settings(database_url="postgresql:///x", database_read_url=url))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def readyz() -> ResponseReturnValue:
     if found != code_revision():
         return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
     warnings = [f"{sink}: {problem}" for sink, problem in metrics.problems()]
+    replica = services.current().replica
+    if replica and replica.problem:
+        warnings.append(f"{replica.problem}; the primary is read")
     return ALIVE | {"revision": found} | ({"warnings": warnings} if warnings else {})
 
 

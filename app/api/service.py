@@ -33,7 +33,7 @@ def look_up_push_tokens() -> Answer | Response:
 
     def found(user_ids: list[str]) -> list[Answer] | None:
         # Committed, so that no connection is held while a client reads slowly.
-        rows = services.current().committed(lambda: push_tokens.look_up(user_ids, **asked))
+        rows = services.current().read(lambda: push_tokens.look_up(user_ids, **asked))
         if rows is None:
             return None
         return [schemas.dump_push_token(row, with_environment=with_environment) for row in rows]
@@ -52,7 +52,7 @@ def list_push_tokens() -> Answer:
     """List all registrations, page by page."""
     asked = service_schemas.list_page.load(json_object(request)) | _only_apps_of_key()
     shape = {"with_environment": asked.pop("with_environment")}
-    rows, last = services.current().retrying(lambda: push_tokens.page(**asked))
+    rows, last = services.current().read(lambda: push_tokens.page(**asked))
     cursor = service_schemas.Cursor.of(last) if last else None
     tokens = [schemas.dump_push_token(row, **shape) for row in rows]
     return {"tokens": tokens, "cursor": cursor, "success": True}

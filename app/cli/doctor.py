@@ -5,19 +5,24 @@ It never prints a password: neither the DATABASE_URL nor any other value that ma
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 
 import click
+import psycopg
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from app.cli import doctor_database, doctor_sinks
+from app.cli.doctor_connection import why
 from app.cli.finding import Finding
 from app.cli.terminal import print_json, printable
 from app.config import ConfigError, Settings
 from app.database import embedded
+from app.database.connections import connector
+from app.database.replica import STANDBY_AND_LAG
 
-CHECKS = ("embedded", *doctor_database.CHECKS, "upstream", *doctor_sinks.CHECKS)
+CHECKS = ("embedded", *doctor_database.CHECKS, "replica", "upstream", *doctor_sinks.CHECKS)
 
 
 def examine(settings: Settings | None, problem: str | None = None) -> Iterator[Finding]:
@@ -35,6 +40,7 @@ def examine(settings: Settings | None, problem: str | None = None) -> Iterator[F
     yield Finding("settings", "right", "all can be used")
     yield _embedded(settings)
     yield from doctor_database.examine(settings)
+    yield _replica(settings)
     yield _upstream(settings)
     yield from doctor_sinks.examine(settings)
 
@@ -50,6 +56,24 @@ def _embedded(settings: Settings) -> Finding:
         do = "set DATABASE_URL, or install requirements-run.txt and see instance/postgresql"
         return Finding("embedded", "wrong", printable(reason), do)
     return Finding("embedded", "right", f"runs on {embedded.server.data}")
+
+
+def _replica(settings: Settings) -> Finding:
+    if not settings.database_read_url:
+        return Finding("replica", "right", "not used: DATABASE_READ_URL is not set")
+    connect = connector(settings, url=settings.database_read_url, writes=False)
+    try:
+        with closing(connect()) as connection:
+            is_standby, lag = connection.execute(STANDBY_AND_LAG).fetchone() or (False, 0)
+    except psycopg.Error as error:
+        return Finding("replica", "warning", *why(settings, error))
+    if not is_standby:
+        do = "name a streaming standby in DATABASE_READ_URL"
+        return Finding("replica", "warning", "is no standby, and counts as current", do)
+    if lag > settings.read_max_lag_seconds:
+        do = "see pg_stat_wal_receiver there: the primary is read meanwhile"
+        return Finding("replica", "warning", f"lags by {lag:,.1f} s", do)
+    return Finding("replica", "right", f"a standby that lags by {lag:,.1f} s")
 
 
 def _upstream(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from app import metrics
@@ -45,11 +45,12 @@ class Connection(psycopg.Connection[Any]):
 
 
 def connector(
-    settings: Settings, *, batch: bool = False, writes: bool = True
+    settings: Settings, *, url: str | None = None, batch: bool = False, writes: bool = True
 ) -> Callable[..., Connection]:
     """Return the function that opens a connection, for every pool and command.
 
-    Without a DATABASE_URL the embedded server starts with the first connection. A `batch`
+    It is to the DATABASE_URL, or to another `url`. Without a DATABASE_URL the embedded server
+    starts with the first connection. A `batch`
     connection belongs to a command whose statements may take long. One that `writes` is made to a
     host of the URI that takes writes; ReadOnlyServerError where there is none. Parameters of the
     URI (`connect_timeout`, `options`) override the limits, but not what the statements rely on
@@ -76,7 +77,7 @@ def connector(
         limits["lock_timeout"] = _milliseconds(lock_timeout)
         if not batch:
             limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
-        conninfo = settings.database_url or embedded.server.acquire()
+        conninfo = url or settings.database_url or embedded.server.acquire()
         named = conninfo_to_dict(conninfo)
         if pooled:
             kwargs["prepare_threshold"] = None
@@ -137,10 +138,9 @@ def _milliseconds(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
 
 
-def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -> None:
-    """Give a Flask app its pool of connections, `db.engine`."""
-    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+def pool_options(settings: Settings, connect: Callable[..., Connection]) -> dict[str, Any]:
+    """Return SQLAlchemy's options for a pool of connections."""
+    return {
         "creator": connect,
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
@@ -149,12 +149,23 @@ def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -
         "pool_recycle": settings.database_max_age_seconds,
         "hide_parameters": True,  # they are push tokens and hashes; errors are logged
     }
+
+
+def listen(engine: Engine) -> None:
+    """Have an engine's transactions set their limits, and its pool notice what has ended."""
+    event.listen(engine, "begin", _begin)
+    event.listen(engine, "handle_error", _notice_end)
+
+
+def init_app(app: Any, settings: Settings, connect: Callable[..., Connection]) -> None:
+    """Give a Flask app its pool of connections, `db.engine`."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = pool_options(settings, connect)
     db.init_app(app)
     with app.app_context():
         event.listen(db.engine.pool, "checkout", _replace_fenced)  # before it is counted
         metrics.watch(db.engine.pool, settings.database_pool_size)
-        event.listen(db.engine, "begin", _begin)
-        event.listen(db.engine, "handle_error", _notice_end)
+        listen(db.engine)
 
 
 def _begin(pooled: Any) -> None:
@@ -179,21 +190,25 @@ def _notice_end(context: Any) -> None:
 
 
 def check_url(settings: Settings) -> None:
-    """Raise ConfigError for a DATABASE_URL that libpq cannot read, or reads amiss.
+    """Raise ConfigError for a URI that libpq cannot read, or reads amiss.
 
     No message repeats any of it, as libpq's own do: it may hold a password.
     """
-    if not settings.database_url:
-        return
+    for variable in ("DATABASE_URL", "DATABASE_READ_URL"):
+        if url := getattr(settings, variable.lower()):
+            _check(variable, url)
+
+
+def _check(variable: str, url: str) -> None:
     try:
-        named = conninfo_to_dict(settings.database_url)
+        named = conninfo_to_dict(url)
     except UnicodeError:
-        raise ConfigError("DATABASE_URL", "is not UTF-8") from None
+        raise ConfigError(variable, "is not UTF-8") from None
     except psycopg.ProgrammingError:
-        raise ConfigError("DATABASE_URL", "is not a URI that libpq can read") from None
-    if _is_misread(settings.database_url, named):
+        raise ConfigError(variable, "is not a URI that libpq can read") from None
+    if _is_misread(url, named):
         problem = "must have @ as %40, / as %2F and : as %3A within its user and password"
-        raise ConfigError("DATABASE_URL", problem)
+        raise ConfigError(variable, problem)
 
 
 def _is_misread(url: str, named: Mapping[str, Any]) -> bool:

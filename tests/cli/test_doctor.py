@@ -21,7 +21,7 @@ from tests.support.roles import Roles
 
 CHECKS = [
     *("settings", "embedded", "database", "session", "connections"),
-    *("revision", "rights", "clock", "upstream", "metrics", "service"),
+    *("revision", "rights", "clock", "replica", "upstream", "metrics", "service"),
 ]
 
 

@@ -131,6 +131,15 @@ def test_a_lock_timeout_of_the_uri_is_none_that_was_dropped(database_url, doctor
     assert doctor(database_url=url)["session"]["state"] == "right"
 
 
+def test_a_replica_that_is_none_or_away_is_a_warning(database_url, doctor, tmp_path):
+    assert "not used" in doctor(database_url=database_url)["replica"]["says"]
+    found = doctor(database_url=database_url, database_read_url=database_url)["replica"]
+    assert (found["state"], "is no standby" in found["says"]) == ("warning", True)
+    away = f"postgresql:///x?host={tmp_path}"
+    found = doctor(database_url=database_url, database_read_url=away)["replica"]
+    assert (found["state"], "start the server" in found["do"]) == ("warning", True)
+
+
 @pytest.mark.parametrize(
     ("before", "column", "expanded"),
     [

@@ -12,15 +12,9 @@ from tests.support.recovery import LONGEST, check_recovery
 
 def make_standby(primary, standby) -> None:
     """Copy the primary and follow it; from then on it waits for the standby at each commit."""
-    standby.run(
-        *("pg_basebackup", "-D", str(standby.data), "-d", primary.url("postgres")),
-        *("-R", "-X", "stream", "--checkpoint=fast", "--no-sync"),
-    )
-    standby.start()
-    standby.wait_until_up()
+    standby.follow(primary)
+    primary.alter("SET synchronous_standby_names = '*'")
     with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-        connection.execute("SELECT pg_reload_conf()")
         query = "SELECT sync_state FROM pg_stat_replication"
         deadline = time.monotonic() + 20
         while connection.execute(query).fetchall() != [("sync",)]:
@@ -35,19 +29,11 @@ def both(first, second) -> str:
     return f"{database}?user=postgres&host={hosts}"
 
 
-def alter(cluster, *settings: str) -> None:
-    """Change settings of a server that runs."""
-    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
-        for setting in settings:
-            connection.execute(f"ALTER SYSTEM {setting}")
-        connection.execute("SELECT pg_reload_conf()")
-
-
 def promote(standby) -> None:
     """Make a standby take writes; it has no standby of its own, and must not wait for one."""
     with psycopg.connect(standby.url("postgres"), autocommit=True) as connection:
         connection.execute("SELECT pg_promote()")
-    alter(standby, "RESET synchronous_standby_names")
+    standby.alter("RESET synchronous_standby_names")
 
 
 def test_a_promoted_standby_has_all_that_was_acknowledged_and_is_found(
@@ -98,7 +84,7 @@ def test_a_fenced_primary_is_left_for_the_host_that_takes_writes(
     with load(address, callers) as clients:
         time.sleep(2)
         assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
-        alter(cluster, "SET default_transaction_read_only = on")
+        cluster.alter("SET default_transaction_read_only = on")
         time.sleep(1)
         status, answer = unit.get("/readyz")
         assert (status, b"takes no writes" in answer) == (503, True)

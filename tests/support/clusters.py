@@ -97,6 +97,22 @@ class Cluster:
         self.wait_until_up()
         self.create_database()
 
+    def follow(self, primary: "Cluster") -> None:
+        """Copy a running server and follow it as a streaming standby."""
+        self.run(
+            *("pg_basebackup", "-D", str(self.data), "-d", primary.url("postgres")),
+            *("-R", "-X", "stream", "--checkpoint=fast", "--no-sync"),
+        )
+        self.start()
+        self.wait_until_up()
+
+    def alter(self, *settings: str) -> None:
+        """Change settings while it runs: `SET name = value`, `RESET name`."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for setting in settings:
+                connection.execute(f"ALTER SYSTEM {setting}")
+            connection.execute("SELECT pg_reload_conf()")
+
     def signal(self, number: int) -> None:
         """Send a signal to the server and all its processes."""
         assert self.process

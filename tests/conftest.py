@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from app import create_app, log
 from app.config import ROOT, Settings
 from app.database import embedded
+from app.models import db
 from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
@@ -162,6 +163,9 @@ def issuer_app(migrated: Urls) -> Iterator[Flask]:
 
 @pytest.fixture
 def issuer(issuer_app: Flask) -> FlaskCliRunner:
+    """Run the commands of that role; a test before may have ended its connection."""
+    with issuer_app.app_context():
+        db.engine.dispose()
     return issuer_app.test_cli_runner()
 
 

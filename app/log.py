@@ -24,7 +24,7 @@ import orjson
 STDERR = 2
 MAX_WAITING = 1024 * 1024  # bytes of lines that a process keeps for a reader who does not read
 STALLED = 2.0  # seconds after which that is worth a warning
-LAST_SECONDS = 0.5  # for which a process that ends waits for its last lines
+LAST_SECONDS = 0.2  # for which a process that ends waits for its last lines
 STOPPED = "its reader does not read"
 
 

@@ -84,11 +84,18 @@ def short(line: bytes) -> str | None:
         said = json.loads(line)
         level = said["level"]
     except (ValueError, TypeError, KeyError):
-        return line.decode(errors="replace").rstrip()
+        return _printable(line.decode(errors="replace").rstrip())
     if level not in COLOURS:
         return None
-    message = "".join(c for c in str(said.get("message", "")) if c.isprintable())
+    message = str(said.get("message", ""))
+    if "reason" in said and "status" in said:
+        message = f"{said['status']} {said.get('method')} {said.get('route')}: {said['reason']}"
+    message = _printable(message)
     return f"\033[{COLOURS[level]}m{level.lower()}\033[0m {message}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
 
 
 def _follow(pipe: IO[bytes], log: IO[bytes]) -> None:

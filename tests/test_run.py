@@ -12,6 +12,7 @@ import time
 import psycopg
 import pytest
 
+from app import run
 from app.config import ROOT
 from tests.support.databases import migrate
 from tests.support.filled import fill
@@ -96,3 +97,19 @@ def test_a_database_of_an_earlier_release_is_filled(new_database):
     with psycopg.connect(url) as connection:
         query = "SELECT DISTINCT environment, device_id = id FROM push_tokens"
         assert connection.execute(query).fetchall() == [("production", True)]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b'{"level":"INFO","message":"request"}', None),
+        (
+            b'{"level":"WARNING","message":"request","status":401,"method":"POST",'
+            b'"route":"/r","reason":"why\\u001b[2J"}',
+            "\033[33mwarning\033[0m 401 POST /r: why[2J",
+        ),
+        (b"plain \x1b[2J\xff\n", "plain [2J\ufffd"),
+    ],
+)
+def test_a_terminal_shows_what_was_refused_and_why(line, shown):
+    assert run.short(line) == shown

@@ -172,5 +172,5 @@ def purge_sessions() -> None:
             held = step.held
             meter.at(examined, examined)
     if held:
-        click.echo(f"{held:,} expired sessions are locked; the next run ends them.", err=True)
+        warn(f"{held:,} expired sessions are locked; the next run ends them.")
     print_json(sessions=ended, tokens=removed)

@@ -1,9 +1,13 @@
 """What others wrote never steers an operator's terminal: no control character reaches it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from app.config import ROOT
 from app.limits import escape_invisible
 
 # Escape sequences, C1's one-character form of them, DEL, and text that turns direction.
@@ -58,6 +62,33 @@ def test_what_the_database_refuses_is_one_line_without_its_rows(runner, database
     assert "the database refuses it: " in result.stderr
     assert "secret" not in result.output
     assert is_harmless(result.output)
+
+
+def test_all_that_commands_say_on_stderr_is_said_by_one_function():
+    for path in (ROOT / "app" / "cli").glob("*.py"):
+        is_it = path.name == "terminal.py"
+        assert is_it or "err=True" not in path.read_text(), path.name
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(["sessions", "purge"], 0), (["service-keys", "revoke", "nobody"], 1)],
+)
+def test_a_command_does_its_work_though_nobody_reads_what_it_says(database_url, command, status):
+    there, dead = os.pipe()
+    os.close(there)
+    for stderr in (dead, os.open("/dev/full", os.O_WRONLY)):
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", *command],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database_url},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            check=False,
+        )
+        os.close(stderr)
+        assert done.returncode == status
+        assert isinstance(json.loads(done.stdout), dict)
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "plain ü 日本 😀", "\U000e0001", "\x85\xa0"])

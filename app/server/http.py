@@ -294,8 +294,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Read a request that wants another protocol as if it did not.
 
         The parser takes all after its head for the other protocol's; so another parser gets the
-        head without that wish.
+        head without that wish. CONNECT is one by itself, and refused.
         """
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(405)
+            return
         line = b"%s %s HTTP/%s" % (
             self.parser.get_method(),
             self.url,

@@ -217,6 +217,13 @@ class TestFraming:
         connection.send(request(alice, "Connection: Upgrade", "Upgrade: websocket"))
         assert connection.answer()[0] == 200
 
+    @pytest.mark.parametrize("target", ["/api/v1/push.token", "example.org:443", "*"])
+    def test_connect_is_refused(self, connect, target):
+        connection = connect()
+        connection.send(f"CONNECT {target} HTTP/1.1\r\nHost: t\r\n\r\nrest".encode())
+        status, _, answer = connection.answer()
+        assert (status, answer["error"]) == (405, "Method not allowed")
+
     def test_expect_100_continue_is_answered(self, connect, alice):
         data = json.dumps(body()).encode()
         connection = connect()

@@ -49,7 +49,7 @@ class Proxy:
 
     def logs(self) -> str:
         """Return all that it logged."""
-        return "".join(path.read_text() for path in self.folder.glob("*.log"))
+        return "".join(path.read_text(errors="replace") for path in self.folder.glob("*.log"))
 
 
 def substituted(text: str, changes: dict[str, str]) -> str:

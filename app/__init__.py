@@ -21,7 +21,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from flask import Flask
 
     from app import cli, services
-    from app.api import bodies, client, errors, monitoring, request_log, routing, service
+    from app.api import bodies, client, cors, errors, monitoring, request_log, routing, service
     from app.config import Settings
     from app.database import connections, embedded
     from app.docs import page
@@ -41,5 +41,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     errors.init_app(app)
     for blueprint in (client.bp, service.bp, monitoring.bp, page.bp):
         app.register_blueprint(blueprint)
+    cors.init_app(app)
     cli.init_app(app)
     return app

@@ -1,6 +1,7 @@
 """The settings: the only place that reads the environment."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -73,6 +74,21 @@ def _http_url(text: str) -> str:
     return text
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """Check origins as a browser writes them into `Origin`."""
+    origins = tuple(text.replace(",", " ").split())
+    for origin in origins:
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "must be *, or origins such as https://app.example.org, in lower case, without a"
+                f" path and separated by commas, not {origin!r}"
+            )
+    return origins
+
+
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
         raise ValueError(f"must be a folder that exists, not {text!r}")
@@ -107,6 +123,7 @@ class Settings:
     rocketchat_checks_per_minute: int = _setting(10, _number(1, 1_000_000))
     port: int = _setting(8000, _number(1, 65535))
     web_concurrency: int = _setting(2, _number(1, 1000))
+    cors_origins: tuple[str, ...] | None = _setting(None, _origins)
     log_level: str = _setting("info", _log_level)
     prometheus_multiproc_dir: str | None = _setting(None, _folder)
 

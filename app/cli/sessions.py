@@ -123,7 +123,7 @@ def import_sessions(
     else:
         print_json(**asdict(done))
     _fail_for(problem, missing, file)
-    if done.read and not done.sessions:
+    if done.read and not done.sessions and not missing:
         raise click.ClickException(
             f"{file}: no session came of it. It should be Rocket.Chat's users with their field"
             " services.resume.loginTokens, as mongoexport prints them; `push-tokens import` takes"

@@ -15,7 +15,7 @@ import orjson
 from flask import Flask
 
 from app import services
-from app.api import bodies, errors, monitoring, request_log
+from app.api import bodies, cors, errors, monitoring, request_log
 from app.api.request_log import RequestRecord
 from app.database.failures import UnavailableError
 from app.identity.rocketchat import MAX_CONNECTIONS
@@ -49,6 +49,7 @@ class Front:
         self._services.is_draining = is_draining
         settings = self._services.settings
         self.max_age = settings.recheck
+        self._cors = cors.of(app)
         self.group_commit = GroupCommit(
             self._services.connect,
             deadline=settings.request_deadline,
@@ -85,7 +86,19 @@ class Front:
             return
         except Exception as error:
             answer = refusal(error, record)
+            path, headers = scope["raw_path"], dict(scope["headers"])
+            answer.headers.extend(self.cors_headers(path, headers))
         await self._send(answer, scope, send)
+
+    def cors_headers(
+        self, path: bytes, headers: Mapping[bytes, bytes]
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers for other origins of an answer that Flask does not make."""
+        if self._cors is None:
+            return []
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        found = self._cors.headers(path.decode("latin-1"), origin)
+        return [(name.lower().encode(), value.encode("latin-1")) for name, value in found]
 
     def _close(self) -> None:
         self.group_commit.close()

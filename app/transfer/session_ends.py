@@ -21,6 +21,14 @@ USERS_AT_ONCE = 1000
 SESSIONS_AT_ONCE = 100
 
 
+def login_tokens_of(user: Mapping[str, Any]) -> Any:
+    """Return `services.resume.loginTokens` of a user's document, None where it has none."""
+    found: Any = user
+    for name in ("services", "resume", "loginTokens"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
 class EndsNothingError(Exception):
     """The export cannot be trusted to say who is signed out; the message says why."""
 
@@ -43,7 +51,7 @@ class MissingSessions:
         self._is_named = True  # every document's user could be read
         self._waiting: dict[str, set[bytes]] = {}
         self._missing: dict[bytes, str] = {}
-        self._has_sessions = False
+        self._has_field = False
         self.ended, self.removed, self.locked = 0, 0, 0
 
     def see(
@@ -59,7 +67,7 @@ class MissingSessions:
         if sessions is None or user_id in self._users:
             self._unsure.add(user_id)
         self._users.add(user_id)
-        self._has_sessions |= bool(sessions)
+        self._has_field |= login_tokens_of(document) is not None
         self._waiting[user_id] = {one["token_hash"] for one in sessions or ()}
         if len(self._waiting) >= USERS_AT_ONCE:
             self._compare()
@@ -70,8 +78,8 @@ class MissingSessions:
         Call it when the export was read to its end. Raises EndsNothingError, before anything was
         ended, when it cannot be right.
         """
-        if not self._has_sessions:
-            raise EndsNothingError("no user in it has a session")
+        if not self._has_field:  # not even an empty list: it is of other fields, or empty
+            raise EndsNothingError("no user in it has services.resume.loginTokens")
         if self._expect is not None and len(self._users) < self._expect:
             raise EndsNothingError(f"it has {len(self._users)} users and not {self._expect}")
         if self._expect is not None and not self._is_named:

@@ -12,7 +12,7 @@ from app.limits import MAX_USER_ID, is_text
 from app.models import db
 from app.registry import sessions
 from app.transfer.mongoexport import Entry, parse_date, plain_id
-from app.transfer.session_ends import MissingSessions
+from app.transfer.session_ends import MissingSessions, login_tokens_of
 
 BATCH = 1000  # sessions in one transaction
 
@@ -27,9 +27,7 @@ def sessions_of(user: Mapping[str, Any], days: int) -> Iterator[dict[str, Any]]:
     user_id = plain_id(user.get("_id"))
     if not is_text(user_id, MAX_USER_ID):
         raise ValueError(f"_id: must be a string of 1 to {MAX_USER_ID} bytes of UTF-8")
-    login_tokens: Any = user
-    for name in ("services", "resume", "loginTokens"):
-        login_tokens = login_tokens.get(name) if isinstance(login_tokens, dict) else None
+    login_tokens = login_tokens_of(user)
     if login_tokens is None or user.get("active") is False:
         return  # never signed in, or signed out everywhere
     if not isinstance(login_tokens, list):

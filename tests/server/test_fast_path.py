@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from flask.testing import FlaskClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.factories import FCM_TOKEN, Caller, Database, body
-from tests.support.live import Live
+from tests.support.live import Live, serve
 
 URL = "/api/v1/push.token"
 TEXTS = st.one_of(
@@ -77,6 +78,7 @@ CONTENT_TYPES = st.sampled_from(
         None,
     ]
 )
+ORIGIN = "https://app.example.org"
 HOSTS = st.sampled_from(["x", "a..b", "a" * 64, "", "[::1]", "x:99999", "ü", "a b", None])
 TOKEN_CHARACTERS = st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f")
 MORE = st.lists(
@@ -94,6 +96,8 @@ MORE = st.lists(
             ("Accept", "text/html"),
             ("Cookie", "a=b"),
             ("Authorization", "Bearer x"),
+            ("Origin", ORIGIN),
+            ("Origin", "https://other.example.org"),
             ("X-Forwarded-For", "1.2.3.4"),
             ("Transfer-Encoding", "chunked"),
         ]
@@ -161,11 +165,19 @@ class Wire:
             self._file = None
 
 
+@pytest.fixture(scope="module")
+def wire(database_url) -> Iterator[Wire]:
+    """A connection to a service that pages of one other origin may call."""
+    with serve(database_url, CORS_ORIGINS=ORIGIN) as live:
+        wire = Wire(live)
+        yield wire
+        wire.close()
+
+
 @pytest.fixture
-def wire(live) -> Iterator[Wire]:
-    wire = Wire(live)
-    yield wire
-    wire.close()
+def client(new_app, database_url) -> FlaskClient:
+    """The same service under a plain WSGI server."""
+    return new_app(database_url=database_url, cors_origins=(ORIGIN,)).test_client()
 
 
 def chunked(data: bytes) -> bytes:
@@ -218,6 +230,12 @@ RIGHT = {"which": "right", "content_type": "application/json", "host": "x", "mor
     data=json.dumps(body()).encode(),
     **RIGHT | {"more": [("Upgrade", "websocket"), ("Connection", "Upgrade")]},
 )
+@example(data=json.dumps(body()).encode(), **RIGHT | {"more": [("Origin", ORIGIN)]})
+@example(
+    data=json.dumps(body()).encode(),
+    **RIGHT | {"which": "wrong token", "more": [("Origin", ORIGIN)]},
+)
+@example(data=json.dumps(body()).encode(), **RIGHT | {"more": [("Origin", "null")]})
 def test_both_ways_answer_and_store_the_same(
     client, wire, database, alice, data, content_type, host, more, which
 ):
@@ -247,5 +265,8 @@ def test_both_ways_answer_and_store_the_same(
         environ_overrides={**environ, "HTTP_HOST": host or ""},
     )
     headers = {name.lower(): value for name, value in answer.headers}
+    has_origin = ("Origin", ORIGIN) in more
+    assert headers["vary"] == "Origin"
+    assert headers.get("access-control-allow-origin") == (ORIGIN if has_origin else None)
     assert comparable(answer.status_code, headers, answer.data) == fast
     assert stored(database) == rows

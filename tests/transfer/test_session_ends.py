@@ -77,6 +77,12 @@ def test_a_sign_out_ends_the_session_and_no_other(chat, sync, phone, reached):
     assert sync(chat.users_export())[0]["ended"] == 0
 
 
+def test_the_sign_out_of_the_last_session_is_no_failure(chat, sync, phone, reached):
+    chat.sign_out(phone("alice", "here"))
+    assert [sync(chat.users_export())[0]["ended"] for _ in range(2)] == [1, 0]
+    assert reached("alice") == []
+
+
 def test_a_user_who_was_deactivated_has_no_session(chat, sync, phone, reached, runner, tmp_path):
     phone("alice", "here")
     phone("bob", "bob's")
@@ -160,14 +166,15 @@ def test_many_are_ended_page_by_page(chat, sync, database, monkeypatch):
     assert len(database.rows("SELECT 1 FROM user_sessions")) == 26
 
 
+NO_FIELD = "no user in it has services.resume.loginTokens"
 NO_EXPORTS = {
-    "empty": (lambda data: b"", "no user in it has a session"),
-    "blank": (lambda data: b"\n\n", "no user in it has a session"),
+    "empty": (lambda data: b"", NO_FIELD),
+    "blank": (lambda data: b"\n\n", NO_FIELD),
     "cut": (lambda data: data[:-20], "ends in the middle of line 2"),
     "cut_gzip": (lambda data: gzip.compress(data)[:-9], "after line"),
     "cut_array": (lambda data: b"[" + data.replace(b"\n", b",\n"), "ends in the middle"),
-    "of_names": (lambda data: b'{"_id":"alice"}\n{"_id":"bob"}\n', "no user in it has a session"),
-    "of_push_tokens": (lambda data: ndjson(row("t"), row("u")), "no user in it has a session"),
+    "of_names": (lambda data: b'{"_id":"alice"}\n{"_id":"bob"}\n', NO_FIELD),
+    "of_push_tokens": (lambda data: ndjson(row("t"), row("u")), NO_FIELD),
 }
 
 

@@ -89,8 +89,7 @@ def _refusals(log: BinaryIO, user_id: str) -> Iterator[dict[str, Any]]:
             continue
         if not isinstance(line, dict) or not isinstance(line.get("status"), int):
             continue
-        named = {value for name, value in line.items() if "user" in name}
-        if line["status"] >= 400 and user_id in named:
+        if line["status"] >= 400 and user_id in (line.get("user_id"), line.get("claimed_user_id")):
             yield line
 
 
@@ -159,10 +158,10 @@ def _heading(known: dict[str, Any], what: str, shown: str) -> str:
 
 
 def _refusal(line: Mapping[str, Any]) -> str:
-    """Return a line of the log in short: what every line has, and then what says why."""
-    first = ("time", "status", "method", "route", "request_id")
-    why = ("error_type", "errorType", "error", "reason")
-    return "  " + " ".join(str(line[name]) for name in (*first, *why) if line.get(name))
+    """Return a line of the log in short; who only claims to be the user may be somebody else."""
+    shown = ("time", "status", "method", "route", "request_id", "error_type", "reason")
+    claimed = " (not proven to be this user)" if line.get("claimed_user_id") else ""
+    return "  " + " ".join(str(line[name]) for name in shown if line.get(name)) + claimed
 
 
 class DeviceId(Identifier):

@@ -15,6 +15,7 @@ from app.models import UserSession, db
 from app.registry import sessions
 from tests.support.exports import row
 from tests.support.factories import APNS_TOKEN, FCM_TOKEN, body
+from tests.support.live import ask, serve
 
 URL = "/api/v1/push.token"
 
@@ -120,6 +121,26 @@ def test_shows_the_last_refusals_of_a_log(run, alice):
     assert "Refused requests: the last 10 of the log\n" in shown
     assert "  2026-11-01T10:00:00Z 400 POST /api/v1/push.token r11 error-id\ufffd\n" in shown
     assert "Refused requests are in the service's log" in run("show", "alice")[0]
+
+
+def test_reads_what_the_service_logs_of_refusals(run, alice, bob, database_url, tmp_path):
+    wrong = {"X-User-Id": "alice", "X-Auth-Token": "wrong"}
+    with serve(database_url, workers=1, log=tmp_path / "log", LOG_LEVEL="info") as live:
+        for place, (fields, headers) in enumerate(
+            [
+                (body(type="fcm"), alice.headers),
+                (body(), wrong),
+                (body(), alice.headers),
+                (body(type="fcm"), bob.headers),
+            ]
+        ):
+            ask(live, URL, fields, X_Request_Id=f"call-{place}", **headers)
+    shown, _ = run("show", "alice", "--log", str(tmp_path / "log"))
+    proven, claimed = shown.split("Refused requests: the last 2 of the log\n")[1].splitlines()
+    assert " 400 POST /api/v1/push.token call-0 error-type-param-not-valid" in proven
+    assert "not proven" not in proven
+    assert " 401 POST /api/v1/push.token call-1 " in claimed
+    assert claimed.endswith("(not proven to be this user)")
 
 
 def test_no_control_character_reaches_the_terminal(run):

@@ -12,7 +12,8 @@ MAX_DEVICE_ID = 64
 
 APN, GCM = "apn", "gcm"  # Apple's and Google's push service, as Rocket.Chat calls them
 VOIP = "voip"  # Apple's again, for calls
-TYPES = (APN, GCM)
+TYPES = (APN, GCM)  # of a registration that an app asks for
+KINDS = (*TYPES, VOIP)  # of one that is stored
 
 PRODUCTION, SANDBOX = "production", "sandbox"  # APNs has two gateways, and tokens for each
 ENVIRONMENTS = (PRODUCTION, SANDBOX)

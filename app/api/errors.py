@@ -134,8 +134,9 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
 
 
 def _handle_validation_error(error: ValidationError) -> Response:
-    """Answer for the first field that failed."""
-    return _answer(invalid(*first_problem(error)))
+    """Answer for the first field that failed; without an error type where it has none."""
+    text, error_type = first_problem(error)
+    return _answer(invalid(text, error_type) if error_type else refused(400, text))
 
 
 def _is_away(error: Exception) -> bool:

@@ -87,6 +87,12 @@ class Environment(fields.Field[str]):
         return str(value)
 
 
+class VoipToken(fields.Raw):
+    """The optional `voipToken`; whether it counts depends on other fields (`_canonical`)."""
+
+    limit = MAX_PUSH_TOKEN
+
+
 class RegisterPushToken(Schema):
     """The body of `POST push.token`; the fields in the order in which they are checked."""
 
@@ -102,6 +108,7 @@ class RegisterPushToken(Schema):
         MAX_APP_NAME, data_key="appName", error_type="error-appName-param-not-valid"
     )
     environment = Environment()
+    voip_token = VoipToken(data_key="voipToken", load_default=None, allow_none=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +118,26 @@ class RegisterPushToken(Schema):
     def _canonical(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if data["type"] == APN:
             data["token"] = normalize_apns_token(data["token"])
+            if data["voip_token"] is not None:
+                data["voip_token"] = _voip_token(data)
+        else:
+            data["voip_token"] = None
         return data
+
+
+def _voip_token(data: Mapping[str, Any]) -> str | None:
+    """Return the VoIP push token of an APNs registration, None where it is the empty string."""
+    value = data["voip_token"]
+    if value == "":
+        return None
+    if data["device_id"] is None:
+        raise ValidationError([("voip-tokens-must-specify-device-id", "")])
+    if is_text(value, MAX_PUSH_TOKEN):
+        token = normalize_apns_token(value)
+        if token != data["token"]:
+            return token
+    problem = 'The "voipToken" body param is invalid.'
+    raise ValidationError([(problem, "error-voipToken-param-not-valid")])
 
 
 class RemovePushToken(Schema):

@@ -20,10 +20,10 @@ from marshmallow import (
 from app.identifiers import parse_hash
 from app.limits import (
     ENVIRONMENTS,
+    KINDS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
     MAX_USER_ID,
-    TYPES,
     is_text,
 )
 
@@ -148,7 +148,7 @@ class Narrowing(ServiceSchema):
     """Filters of the registrations that a sender wants, and whether it wants environments."""
 
     app_name = BoundedText(MAX_APP_NAME, data_key="appName")
-    type = fields.String(validate=validate.OneOf(TYPES))
+    type = fields.String(validate=validate.OneOf(KINDS))
     environment = fields.String(validate=validate.OneOf(ENVIRONMENTS))
     with_environment = Flag(data_key="withEnvironment", load_default=False)
 

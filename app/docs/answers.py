@@ -36,7 +36,7 @@ def answers() -> dict[str, Json]:
         "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
     }
     push_token = {
-        "oneOf": [_record(gcm=STRING), _record(apn=STRING)],
+        "oneOf": [_record(gcm=STRING), _record(apn=STRING), _record(voip=STRING)],
         "description": "The push token, under its kind.",
     }
     kinds: Json = dict.fromkeys(REGISTRATION, STRING)

@@ -20,8 +20,8 @@ The auth token is what an app got when its user signed in: `data.authToken` of R
 from `push-tokens service-keys issue NAME --scope lookup`.
 
 Every answer is JSON, errors too. The session is checked first, then `id`, `type`, `value`,
-`appName` and `environment`; the first that fails answers. Unknown fields are ignored. Lengths are
-bytes of UTF-8.
+`appName`, `environment` and `voipToken`; the first that fails answers. Unknown fields are ignored.
+Lengths are bytes of UTF-8.
 """
 
 TAGS = {
@@ -79,11 +79,20 @@ WORDS: dict[str, tuple[str, Any]] = {
         1795507200000,
     ),
     "token": ("The push token.", VALUE),
-    "type": ("`apn` for Apple, `gcm` for Google.", "gcm"),
+    "type": (
+        "`apn` for Apple, `gcm` for Google. Senders may ask for `voip`, Apple's for calls, too;"
+        " without a type they get the other two.",
+        "gcm",
+    ),
     "updatedAt": ("When it was last registered.", "2026-11-24T00:14:20.504Z"),
     "updatedSince": ("Only those registered since.", "2026-11-01T00:00:00Z"),
     "userId": ("The user's id, as its provider calls it.", USER),
     "userIds": ("Whose registrations.", [USER]),
+    "voipToken": (
+        "A second push token of the same iOS device, for calls; needs `id`. Left out, the device's"
+        ' former one is gone. Senders find it by `"type":"voip"`; answers to apps are without.',
+        "8f14e45fceea167a5a36dedd4bea2543",
+    ),
     "withEnvironment": ("Each registration also says its `environment`.", False),
     "value": ("The push token; an `apn` one of hex digits is stored in lower case.", VALUE),
 }

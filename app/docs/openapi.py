@@ -11,7 +11,14 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from app.api import auth
-from app.api.schemas import BodyParam, DeviceId, DeviceType, Environment, RemovePushToken
+from app.api.schemas import (
+    BodyParam,
+    DeviceId,
+    DeviceType,
+    Environment,
+    RemovePushToken,
+    VoipToken,
+)
 from app.api.service_schemas import BoundedText, Cursor, HashedToken, RevokeSessions
 from app.api.verdict_schemas import ProvidersMoment, Said, Status, Verdicts
 from app.docs.answers import JSON, STRING, Json, answers, content, shared_answers
@@ -47,6 +54,8 @@ def _own_fields(self: Any, field: Any, **kwargs: Any) -> Json:
         shape = {"anyOf": [text(MAX_DEVICE_ID, 0), {"enum": [None, False, 0]}]}
     elif isinstance(field, Environment):
         shape = {"enum": [*ENVIRONMENTS, "", None]}
+    elif isinstance(field, VoipToken):
+        shape = {"anyOf": [text(field.limit, 0), {"type": "null"}]}
     elif isinstance(field, HashedToken):
         length = {"minLength": 44, "maxLength": 44}
         shape = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$", **length}

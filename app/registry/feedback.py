@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import FromClause, Text, and_, collate, delete, func, join, select
+from sqlalchemy import FromClause, Text, and_, collate, func, join, select
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.database.arrays import as_table
@@ -173,10 +173,8 @@ def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     moments = (TIMESTAMP(timezone=True), list(dead.values()))
     asked, found = _asked(names, dead, moment=moments)
     older = select(PushToken.id).select_from(found).where(PushToken.updated_at < asked.moment)
-    doomed = locks.doomed(older)
-    gone = delete(PushToken).where(PushToken.id == doomed.c.id)
-    returned = gone.returning(PushToken.app_name, PushToken.token, PushToken.type)
-    return {(row.app_name, row.token, row.type) for row in db.session.execute(returned)}
+    _, removed = locks.remove_doomed(locks.doomed(older))
+    return {(row.app_name, row.token, row.type) for row in removed}
 
 
 def _types(values: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -16,16 +16,20 @@ def find_held(
 
     Yields a statement with its parameters, and wants its rows sent back.
     """
-    members = [
-        {
-            "place": place,
-            "hash": one.token_hash.hex(),
-            "user_id": one.user_id,
-            "app_name": one.app_name,
-            "token": one.token,
-            "device_id": one.device_id,
-        }
-        for place, one in enumerate(asked)
-    ]
+    members = [_member(2 * place, one, one.token) for place, one in enumerate(asked)]
+    for place, one in enumerate(asked):
+        if one.voip_token is not None:
+            members.append(_member(2 * place + 1, one, one.voip_token))
     rows = yield FIND_HELD, {"asked": orjson.dumps(members).decode()}
-    return {place for (place,) in rows}
+    return {number // 2 for (number,) in rows}
+
+
+def _member(number: int, one: Registration, token: str) -> dict[str, Any]:
+    return {
+        "place": number,
+        "hash": one.token_hash.hex(),
+        "user_id": one.user_id,
+        "app_name": one.app_name,
+        "token": token,
+        "device_id": one.device_id,
+    }

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, RowMapping, Text, and_, func, select, true
 
 from app.database.arrays import as_table
 from app.database.failures import LostRaceError
-from app.limits import PRODUCTION, normalize_apns_token
+from app.limits import PRODUCTION, VOIP, normalize_apns_token
 from app.models import PushToken, UserSession, db, is_reachable
 from app.registry import registration
 from app.registry.one_node import locks
@@ -22,6 +22,8 @@ LOOKUP_ROWS = LOOKUP_USERS * MAX_OF_USER
 ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
 # Likewise before revision 0008, whose rows' ids were the devices' names.
 DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
+
+IS_NO_VOIP = PushToken.type != VOIP
 
 PUBLIC_COLUMNS = [
     PushToken.id,
@@ -58,8 +60,8 @@ def register(asked: Registration) -> Registered | None:
 
 
 def of_user(user_id: str) -> Sequence[RowMapping]:
-    """Return a user's MAX_OF_USER latest renewed registrations, the latest first."""
-    theirs = select(*PUBLIC_COLUMNS).where(PushToken.user_id == user_id)
+    """Return a user's MAX_OF_USER latest renewed registrations, but for VoIP; the latest first."""
+    theirs = select(*PUBLIC_COLUMNS).where(PushToken.user_id == user_id, IS_NO_VOIP)
     newest_first = theirs.order_by(PushToken.updated_at.desc(), PushToken.id).limit(MAX_OF_USER)
     return db.session.execute(newest_first).mappings().all()
 
@@ -73,8 +75,12 @@ NARROWING = {
 
 
 def _filters(wanted: Mapping[str, str | Sequence[str]]) -> list[ColumnElement[bool]]:
-    """Return the conditions: a column has the value, or `app_names` (of a key) has the app."""
-    return [
+    """Return the conditions: a column has the value, or `app_names` (of a key) has the app.
+
+    VoIP push tokens are only for who asks for their type.
+    """
+    no_calls = [] if "type" in wanted else [IS_NO_VOIP]
+    return no_calls + [
         PushToken.app_name.in_(value) if name == "app_names" else NARROWING[name] == value
         for name, value in wanted.items()
     ]

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from app.identifiers import fresh_id
-from app.limits import PRODUCTION
+from app.limits import PRODUCTION, VOIP
 from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, REPLACE
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
 class Registration(NamedTuple):
     """What an app asks for, validated; the credentials are not checked yet.
 
-    `device_id` is the app's own name of the device. `max_age` is that of
+    `device_id` is the app's own name of the device. `voip_token` is a second push token, of type
+    voip, of the same device, which has to have a name. `max_age` is that of
     `models.is_valid_session`.
     """
 
@@ -45,6 +46,7 @@ class Registration(NamedTuple):
     environment: str = PRODUCTION
     device_id: str | None = None
     max_age: int | None = None
+    voip_token: str | None = None
 
 
 class Registered(NamedTuple):
@@ -63,6 +65,8 @@ RACED: Final = Raced()
 
 Statement = tuple[str, dict[str, Any]]
 Rows = Sequence[Sequence[Any]]
+# By the name that stands for each: the place in what was asked, and what to store.
+Members = dict[str, tuple[int, Registration]]
 
 
 def rounds(asked: Sequence[Registration]) -> list[list[int]]:
@@ -77,6 +81,8 @@ def rounds(asked: Sequence[Registration]) -> list[list[int]]:
         keys: list[tuple[str, ...]] = [(one.app_name, one.token)]
         if one.device_id is not None:
             keys.append((one.user_id, one.app_name, one.device_id))
+        if one.voip_token is not None:
+            keys.append((one.app_name, one.voip_token))
         number = max(taken.get(key, 0) for key in keys)
         if number == len(places):
             places.append([])
@@ -94,55 +100,58 @@ def register(
     for a registration without a valid session, RACED for one that lost a race.
     """
     outcomes: list[Registered | Raced | None] = [None] * len(asked)
-    members = {fresh_id(): place for place in range(len(asked))}
+    members: Members = {fresh_id(): (place, one) for place, one in enumerate(asked)}
+    for place, one in enumerate(asked):
+        if one.voip_token is not None:
+            members[fresh_id()] = (
+                place,
+                one._replace(token=one.voip_token, type=VOIP, voip_token=None),
+            )
     is_named = any(one.device_id is not None for one in asked)
-    statement = REGISTER if is_named else REGISTER_UNNAMED
-    rows = yield statement, _parameters(asked, members)
-    others = _take(asked, rows, members, outcomes)
+    rows = yield REGISTER if is_named else REGISTER_UNNAMED, _parameters(members)
+    others = _take(rows, members, outcomes)
     if others:
-        rows = yield REPLACE, _parameters(asked, others)
-        raced = _take(asked, rows, others, outcomes)
-        for place in raced.values():
+        rows = yield REPLACE, _parameters(others)
+        for place, _ in _take(rows, others, outcomes).values():
             outcomes[place] = RACED
     return outcomes
 
 
-def _parameters(asked: Sequence[Registration], members: Mapping[str, int]) -> dict[str, Any]:
-    """Give the one parameter that both statements have; members are places in `asked`."""
+def _parameters(members: Members) -> dict[str, Any]:
+    """Give the one parameter that both statements have."""
     rows = []
-    for name, place in members.items():
-        one = asked[place]
-        rows.append(
-            {
-                "hash": one.token_hash.hex(),
-                "user_id": one.user_id,
-                "app_name": one.app_name,
-                "token": one.token,
-                "type": one.type,
-                "environment": one.environment,
-                "device_id": one.device_id,
-                "max_age": one.max_age,
-                "fresh_id": name,
-            }
-        )
+    for name, (_, one) in members.items():
+        row = {
+            "hash": one.token_hash.hex(),
+            "user_id": one.user_id,
+            "app_name": one.app_name,
+            "token": one.token,
+            "type": one.type,
+            "environment": one.environment,
+            "device_id": one.device_id,
+            "max_age": one.max_age,
+            "fresh_id": name,
+        }
+        if one.voip_token is not None:
+            row["has_voip"] = True
+        rows.append(row)
     return {"asked": orjson.dumps(rows).decode()}
 
 
-def _take(
-    asked: Sequence[Registration],
-    rows: Rows,
-    members: Mapping[str, int],
-    outcomes: list[Registered | Raced | None],
-) -> dict[str, int]:
-    """Note what was written; return the members that are signed in and were not."""
-    others = {}
+def _take(rows: Rows, members: Members, outcomes: list[Registered | Raced | None]) -> Members:
+    """Note what was written; return the members that are signed in and were not.
+
+    A member of type voip belongs to another one, whose outcome is that of both.
+    """
+    others: Members = {}
     for name, outcome, device_id, enabled, created_at, updated_at in rows:
-        place = members[name]
         if updated_at is None:
-            if outcomes[place] is None:
-                others[name] = place
+            if name in members:
+                others[name] = members[name]
             continue
-        one = asked[place]
+        place, one = members.pop(name)
+        if one.type == VOIP:
+            continue
         row = {
             "device_id": device_id,
             "app_name": one.app_name,

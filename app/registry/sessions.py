@@ -79,7 +79,7 @@ def end(which: ColumnElement[bool], *, skip_locked: bool = False) -> tuple[int, 
     # An array, as a user may have more sessions than a statement may have parameters.
     registered_in_them = among(PushToken.session_hash, locked)
     removed, removed_now = 0, AT_ONCE
-    while removed_now == AT_ONCE:
+    while removed_now >= AT_ONCE:
         removed_now = locks.remove_where(
             registered_in_them, skip_locked=skip_locked, limit=AT_ONCE
         )

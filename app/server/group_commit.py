@@ -278,4 +278,7 @@ def _lockable(asked: Registration) -> tuple[object, ...]:
     names = asked.token_hash, (asked.app_name, asked.token)
     if asked.device_id is None:
         return names
-    return *names, (asked.user_id, asked.app_name, asked.device_id)
+    device = (asked.user_id, asked.app_name, asked.device_id)
+    if asked.voip_token is None:
+        return *names, device
+    return *names, device, (asked.app_name, asked.voip_token)

@@ -1,5 +1,6 @@
 """One row of an import, checked by our limits: Rocket.Chat's of any release, or our own form."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -7,12 +8,14 @@ from app.identifiers import fresh_id, hash_secret, parse_hash
 from app.limits import (
     APN,
     ENVIRONMENTS,
+    GCM,
+    KINDS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
     MAX_PUSH_TOKEN,
     MAX_USER_ID,
     PRODUCTION,
-    TYPES,
+    VOIP,
     is_text,
     normalize_apns_token,
 )
@@ -52,6 +55,33 @@ def reachable_hash(user_id: str) -> bytes:
     It is no auth token's hash either, so that nobody signs in with it.
     """
     return hash_secret(b"push-token-registry: reachable for a time\0" + user_id.encode())
+
+
+def rows(document: dict[str, Any], *, for_a_time: bool = False) -> Iterator[ImportRow]:
+    """Give the rows of a document: one, and one more for the `voipToken` that 8.2 has in it.
+
+    For the rest see `read`.
+    """
+    row = read(document, for_a_time=for_a_time)
+    yield row
+    voip_token = document.get("voipToken")
+    if row.type == APN and voip_token not in (None, "") and document.get("_id") is not None:
+        if not is_text(voip_token, MAX_PUSH_TOKEN):
+            raise ValueError(f"voipToken: not a string of 1 to {MAX_PUSH_TOKEN} bytes of UTF-8")
+        token = normalize_apns_token(voip_token)
+        if token == row.token:
+            raise ValueError("voipToken: the same as the token")
+        yield row._replace(id=fresh_id(), token=token, type=VOIP)
+
+
+def device_key(document: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Return by what a row of Rocket.Chat's later form is of one device with its VoIP row.
+
+    There each is a row with an `_id` of its own. None for all other forms, and without a session.
+    """
+    if "tokenType" not in document or document.get("authToken") is None:
+        return None
+    return document.get("userId"), document.get("appName"), document["authToken"]
 
 
 def read(document: dict[str, Any], *, for_a_time: bool = False) -> ImportRow:
@@ -112,12 +142,12 @@ def _push_token(document: dict[str, Any]) -> tuple[str, str]:
     elif isinstance(token, dict) and len(token) == 1:
         ((kind, value),) = token.items()
     else:
-        raise ValueError("token: not one of gcm and apn")
-    if kind not in TYPES:
-        raise ValueError("token: its type is neither apn nor gcm")
+        raise ValueError("token: not one of gcm, apn and voip")
+    if kind not in KINDS:
+        raise ValueError("token: its type is none of apn, gcm and voip")
     if not is_text(value, MAX_PUSH_TOKEN):
         raise ValueError(f"token: not a string of 1 to {MAX_PUSH_TOKEN} bytes of UTF-8")
-    return kind, normalize_apns_token(value) if kind == APN else value
+    return kind, value if kind == GCM else normalize_apns_token(value)
 
 
 def _dates(document: dict[str, Any]) -> tuple[datetime, datetime]:

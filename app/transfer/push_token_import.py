@@ -23,9 +23,10 @@ from psycopg import errors
 
 from app.database.connections import Connection
 from app.database.failures import RETRYABLE
+from app.limits import APN, VOIP
 from app.transfer import import_sql as sql
 from app.transfer import recognition
-from app.transfer.import_rows import ImportRow, read
+from app.transfer.import_rows import ImportRow, device_key, rows
 from app.transfer.mongoexport import Entry
 
 # Rows in one transaction. Requests for its rows wait until it ends, for a second at most, so a
@@ -44,7 +45,10 @@ REASONS = {True: "authToken: the session of another user", False: "authToken: no
 
 @dataclass
 class ImportSummary:
-    """Counts of documents by outcome; `read` is the sum of the others."""
+    """Counts of registrations by outcome; `read` is the sum of the others.
+
+    A document is one, or two where it has a VoIP push token beside the other.
+    """
 
     read: int = 0
     inserted: int = 0
@@ -78,6 +82,10 @@ class Importer:
         self._known_only = known_only
         self._ends_at: datetime | None = None
         self._batch: Batch = {}
+        # Of a batch: names of devices by `device_key`, and VoIP rows that want one, by place.
+        self._names: dict[tuple[Any, ...], str] = {}
+        self._unnamed: dict[int, tuple[Any, ...]] = {}
+        self._has_calls = False  # the file has VoIP rows with an `_id` of their own
         self._size = BATCH / 10
         self._place = 0
         self._first: dict[str, Any] | None = None
@@ -123,38 +131,61 @@ class Importer:
         Reading takes two fifths of the time, in Python; the database takes the rest.
         """
         batch, self._batch = self._batch, {}
+        unnamed = self._name_calls(batch)
         staged = "".join(_staged(place, row) for place, (_, row) in batch.items())
         if merging:
             merged, outcome = merging
             self._count(merged, outcome.result())
-        return (batch, writer.submit(self._flush, staged)) if batch else None
+        return (batch, writer.submit(self._flush, staged, unnamed)) if batch else None
 
     def _take(self, entry: Entry) -> None:
-        self._place += 1
         problem = entry.problem
         if entry.document is not None:
             self._first = self._first or entry.document
             try:
-                row = read(entry.document, for_a_time=self._ends_at is not None)
-                self._batch[self._place] = (entry, row)
+                for row in rows(entry.document, for_a_time=self._ends_at is not None):
+                    self._place += 1
+                    self._batch[self._place] = (entry, row)
+                    if key := device_key(entry.document):
+                        self._note(row, key)
                 return
             except ValueError as error:
                 problem = str(error)
         self._refuse(entry, problem)
+
+    def _note(self, row: ImportRow, key: tuple[Any, ...]) -> None:
+        """Note the device of a row whose VoIP row is another one, or that it is that one."""
+        if row.type == APN:
+            self._names[key] = row.device_id
+        elif row.type == VOIP:
+            self._unnamed[self._place] = key
+            self._has_calls = True
+
+    def _name_calls(self, batch: Batch) -> list[int]:
+        """Name VoIP rows after their devices; return the places of those not in this batch."""
+        unnamed = []
+        for place, key in self._unnamed.items():
+            entry, row = batch[place]
+            if name := self._names.get(key):
+                batch[place] = entry, row._replace(device_id=name)
+            else:
+                unnamed.append(place)
+        self._names, self._unnamed = {}, {}
+        return unnamed
 
     def _refuse(self, entry: Entry, problem: str) -> None:
         self._reject(entry, problem)
         self.summary.read += 1
         self.summary.rejected += 1
 
-    def _flush(self, staged: str) -> Merged:
+    def _flush(self, staged: str, unnamed: list[int]) -> Merged:
         """Merge a batch and commit; retry when it lost a race."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 started = time.monotonic()
                 with self._connection.transaction():
-                    outcome = self._merge(staged)
+                    outcome = self._merge(staged, unnamed)
             except (*RETRYABLE, errors.LockNotAvailable):
                 if time.monotonic() > deadline:
                     raise
@@ -179,11 +210,13 @@ class Importer:
         self.summary.unchanged += len(batch) - len(misfits) - written
         self.summary.read += len(batch) - len(misfits)
 
-    def _merge(self, staged: str) -> Merged:
+    def _merge(self, staged: str, unnamed: list[int]) -> Merged:
         """Merge; return rows written, rows that existed before, and the misfits' places."""
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:
             copy.write(staged)
+        if unnamed and not self._ends_at:
+            execute(sql.NAME_CALLS, {"lines": unnamed})
         misfits = dict(execute(sql.MISFITS, {"known_only": self._known_only}).fetchall())
         if misfits:
             execute(sql.DROP_MISFITS, {"lines": list(misfits)})
@@ -199,7 +232,10 @@ class Importer:
             return 0, 0, misfits
         execute(sql.LOCK_OLD, {"held": held})
         execute(sql.DELETE_FORMER)
+        execute(sql.SILENCE)
         written = execute(sql.MERGE).rowcount
+        if self._has_calls and not self._ends_at:
+            execute(sql.NAME_FORMER_CALLS)
         ((old,),) = execute(sql.COUNT_OLD)
         if held:
             moved = execute(sql.MOVE_HELD, {"held": held, "placeholders": placeholders}).rowcount

@@ -12,7 +12,7 @@ from tests.support.factories import Caller, Database, body
 
 URL = "/api/v1/push.token"
 
-FIELDS = ("type", "value", "appName", "id", "token", "__proto__")
+FIELDS = ("type", "value", "appName", "id", "token", "voipToken", "__proto__")
 TEXTS = st.one_of(
     st.text(max_size=80),
     st.text(st.characters(codec=None), max_size=20),  # lone surrogates too
@@ -29,7 +29,7 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6)
 # Mostly right, so that some get through to the database.
 NEARLY_RIGHT = st.fixed_dictionaries(
     {"type": st.sampled_from(["apn", "gcm"]), "value": TEXTS, "appName": TEXTS},
-    optional={"id": st.one_of(VALUES, TEXTS)},
+    optional={"id": st.one_of(VALUES, TEXTS), "voipToken": st.one_of(VALUES, TEXTS)},
 )
 CONTENT_TYPES = st.one_of(
     st.sampled_from(

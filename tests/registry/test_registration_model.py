@@ -1,4 +1,4 @@
-"""Registrations, removals and logouts in any order, against rule 3 in plain Python."""
+"""Registrations, removals and logouts in any order, against rules 3 and 8 in plain Python."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,19 +16,29 @@ from tests.support.registering import connect, run, run_all
 SESSIONS = {
     hashlib.sha256(name.encode()).digest(): name[0] for name in ("a1", "a2", "b1", "b2", "c1")
 }
-APPS, IDS, VALUES = ("one", "two"), ("X", "Y"), ("T1", "T2", "T3")
+APPS, IDS, VALUES = ("one", "one", "two"), ("X", "Y"), ("T1", "T2", "T3", "V1")
+VOIP_VALUES = ("V1", "V2", "T3")
 
-asking = st.builds(
-    Registration,
-    token_hash=st.sampled_from(list(SESSIONS)),
-    user_id=st.sampled_from("abc"),
-    app_name=st.sampled_from(APPS),
-    token=st.sampled_from(VALUES),
-    type=st.sampled_from(("apn", "gcm")),
-    environment=st.sampled_from(("production", "sandbox")),
-    device_id=st.none() | st.sampled_from(IDS),
-    max_age=st.none(),
-)
+
+@st.composite
+def asking(draw: st.DrawFn) -> Registration:
+    """What an app may ask for, mostly with its own session; a VoIP push token where it may."""
+    session = draw(st.sampled_from(list(SESSIONS)))
+    user_id = SESSIONS[session] if draw(st.integers(0, 7)) else "c"
+    token, device_id = draw(st.sampled_from(VALUES)), draw(st.none() | st.sampled_from(IDS))
+    type_ = draw(st.sampled_from(("apn", "apn", "gcm")))
+    calls = [value for value in VOIP_VALUES if value != token]
+    may_call = type_ == "apn" and device_id is not None
+    return Registration(
+        token_hash=session,
+        user_id=user_id,
+        app_name=draw(st.sampled_from(APPS)),
+        token=token,
+        type=type_,
+        environment=draw(st.sampled_from(("production", "sandbox"))),
+        device_id=device_id,
+        voip_token=draw(st.none() | st.sampled_from(calls)) if may_call else None,
+    )
 
 
 @dataclass
@@ -58,47 +68,75 @@ class Model:
         return Model(dict(self.sessions), rows, self.count)
 
     def register(self, asked: Registration) -> str | None:
-        """Apply the rule; return the outcome, None without a session of this user."""
-        self.count += 1
+        """Apply the rules; return the outcome, None without a session of this user."""
         if self.sessions.get(asked.token_hash) != asked.user_id:
             return None
         here = (asked.user_id, asked.app_name)
-        value = next(
-            (r for r in self.rows if (r.app_name, r.token) == (asked.app_name, asked.token)), None
-        )
-        device = next(
-            (
-                r
-                for r in self.rows
-                if asked.device_id is not None
-                and (r.user_id, r.app_name, r.device_id) == (*here, asked.device_id)
-            ),
-            None,
-        )
-        if asked.device_id is not None:
-            name = asked.device_id
-        elif value is None:
-            name = None
-        else:
-            same = [
-                r
-                for r in self.rows
-                if r is not value
-                and r.device_id is not None
-                and (r.user_id, r.app_name, r.device_id) == (*here, value.device_id)
-            ]
-            name = None if same else value.device_id
+        value = self.of_value(asked.app_name, asked.token)
+        calls = self.of_value(asked.app_name, asked.voip_token)
+        device = self.of_device(*here, asked.device_id)
+        calls_device = self.of_device(*here, asked.device_id, is_voip=True)
+        # What one push token of the device was and the other becomes stays the former's.
+        if asked.voip_token and value and value is calls_device:
+            value = None
+        if calls and calls is device:
+            calls = None
+        name = self.name(asked, value)
         if value is not None and value.user_id != asked.user_id:
             outcome = "moved"
         elif device is not None and device is not value:
             outcome = "rotated"
         else:
             outcome = "created" if value is None else "refreshed"
-        born = next((r.born for r in (device, value) if r is not None), self.count)
-        self.rows = [r for r in self.rows if r is not value and r is not device]
-        fields = (asked.type, asked.environment, asked.user_id, asked.token_hash)
-        self.rows.append(Row(asked.app_name, asked.token, *fields, name, born))
+        silenced = [self.of_former_device(row, *here, name) for row in (value, calls)]
+        gone = [value, calls, device, calls_device, *silenced]
+        self.rows = [row for row in self.rows if not any(row is one for one in gone)]
+        self.add(asked, asked.token, asked.type, name, (device, value))
+        if asked.voip_token:
+            self.add(asked, asked.voip_token, "voip", name, (calls_device, calls))
         return outcome
+
+    def of_value(self, app_name: str, token: str | None) -> Row | None:
+        return next((r for r in self.rows if (r.app_name, r.token) == (app_name, token)), None)
+
+    def of_device(
+        self, user_id: str, app_name: str, device_id: str | None, *, is_voip: bool = False
+    ) -> Row | None:
+        key = (user_id, app_name, device_id, is_voip)
+        if device_id is None:
+            return None
+        of = ((r.user_id, r.app_name, r.device_id, r.type == "voip") for r in self.rows)
+        return next(
+            (row for row, of_row in zip(self.rows, of, strict=True) if of_row == key), None
+        )
+
+    def of_former_device(
+        self, row: Row | None, user_id: str, app_name: str, name: str | None
+    ) -> Row | None:
+        """Return the VoIP registration of the device that loses this row, if one does."""
+        if row is None or row.type == "voip" or (row.user_id, row.device_id) == (user_id, name):
+            return None
+        return self.of_device(row.user_id, app_name, row.device_id, is_voip=True)
+
+    def name(self, asked: Registration, value: Row | None) -> str | None:
+        """Return what the device is called from here on, None for a fresh name."""
+        if asked.device_id is not None or value is None:
+            return asked.device_id
+        same = self.of_device(asked.user_id, asked.app_name, value.device_id)
+        return value.device_id if same is None or same is value else None
+
+    def add(
+        self,
+        asked: Registration,
+        token: str,
+        type_: str,
+        name: str | None,
+        before: tuple[Row | None, Row | None],
+    ) -> None:
+        self.count += 1
+        born = next((row.born for row in before if row is not None), self.count)
+        fields = (type_, asked.environment, asked.user_id, asked.token_hash)
+        self.rows.append(Row(asked.app_name, token, *fields, name, born))
 
     def end(self, session: bytes) -> None:
         self.sessions.pop(session, None)
@@ -126,6 +164,8 @@ class Machine(RuleBasedStateMachine):
         self.connection = connect(self.url)
         self.connection.execute("DELETE FROM user_sessions")
         self.identity: dict[int, tuple[object, ...]] = {}
+        for session in SESSIONS:
+            self.sign_in(session)
 
     def teardown(self) -> None:
         if hasattr(self, "connection"):
@@ -146,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         self.connection.execute("DELETE FROM user_sessions WHERE token_hash = %s", [session])
         self.check()
 
-    @rule(user_id=st.sampled_from("abc"), token=st.sampled_from(VALUES))
+    @rule(user_id=st.sampled_from("abc"), token=st.sampled_from((*VALUES, *VOIP_VALUES)))
     def remove(self, user_id: str, token: str) -> None:
         self.model.remove(user_id, token)
         self.connection.execute(
@@ -154,10 +194,8 @@ class Machine(RuleBasedStateMachine):
         )
         self.check()
 
-    @rule(asked=asking)
+    @rule(asked=asking())
     def register(self, asked: Registration) -> None:
-        if asked.user_id == "c":  # somebody else's credentials
-            asked = asked._replace(user_id=SESSIONS[asked.token_hash])
         outcome = self.model.register(asked)
         (result,) = run(self.connection, [asked])
         assert (result and result.outcome) == outcome
@@ -168,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             )
             assert result.row == {name: row[name] for name in result.row}
 
-    @rule(group=st.lists(asking, min_size=2, max_size=4))
+    @rule(group=st.lists(asking(), min_size=2, max_size=4))
     def register_together(self, group: list[Registration]) -> None:
         """A round is as if its members had come one after the other, in some order."""
         together = [group[place] for place in rounds(group)[0]]
@@ -214,7 +252,10 @@ class Machine(RuleBasedStateMachine):
     def check(self) -> list[dict[str, object]]:
         rows = self.rows()
         assert self.stored(rows) == self.model.stored()
-        assert len({(r["user_id"], r["app_name"], r["device_id"]) for r in rows}) == len(rows)
+        devices = {
+            (r["user_id"], r["app_name"], r["device_id"], r["type"] == "voip") for r in rows
+        }
+        assert len(devices) == len(rows)
         found = {(row["app_name"], row["token"]): row for row in rows}
         for row in self.model.rows:
             there = found[row.app_name, row.token]

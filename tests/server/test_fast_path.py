@@ -35,6 +35,7 @@ FIELDS = st.fixed_dictionaries(
     optional={
         "id": st.one_of(TEXTS, VALUES),
         "environment": st.one_of(st.sampled_from(["production", "sandbox"]), VALUES),
+        "voipToken": st.one_of(st.just("abcdef"), TEXTS, VALUES),
         "unknown": VALUES,
     },
 )
@@ -42,6 +43,8 @@ FIELDS = st.fixed_dictionaries(
 BODIES = st.one_of(
     *[st.just(json.dumps(body()).encode())] * 4,
     *[st.just(json.dumps(body(id="phone")).encode())] * 2,
+    *[st.just(json.dumps(body(type="apn", id="phone", voipToken="calls")).encode())] * 2,
+    st.just(json.dumps(body(type="apn", voipToken="calls")).encode()),
     FIELDS.map(lambda fields: json.dumps(fields).encode()),
     FIELDS.map(lambda fields: json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")),
     FIELDS.map(lambda fields: json.dumps(fields).encode("utf-16")),

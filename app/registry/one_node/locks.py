@@ -1,11 +1,16 @@
 """Locks on several rows, in the order that every writer keeps, and what is removed under them."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, delete, func, select
+from sqlalchemy import CTE, ColumnElement, Select, Text, collate, delete, func, select
 
+from app.database.arrays import as_table
+from app.limits import APN, VOIP
 from app.models import PushToken, UserSession, db
 from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
+
+DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 
 
 def keep_one_plan() -> None:
@@ -39,11 +44,36 @@ def remove_where(
 
     They are locked first, in the order that every writer keeps, and the condition is checked
     again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
-    for: rows that another transaction has locked stay.
+    for: rows that another transaction has locked stay. The VoIP registrations of their devices go
+    with them, beyond `limit`.
     """
     rows = doomed(select(PushToken.id).where(condition), skip_locked=skip_locked, limit=limit)
-    gone = delete(PushToken).where(PushToken.id == rows.c.id).returning(PushToken.id)
-    return len(db.session.execute(gone).all())
+    return remove_doomed(rows)[0]
+
+
+def remove_doomed(rows: CTE) -> tuple[int, Sequence[Any]]:
+    """Remove the registrations that `doomed` found, and the VoIP ones of their devices.
+
+    Returns how many went in all, and those that were found: their user, app name, device, type
+    and push token.
+
+    Nobody's calls are to ring on a phone that has lost its APNs registration. The VoIP rows are
+    locked after the others, so out of the order: a registration of the same device at the same
+    instant may meet that, and is then tried again.
+    """
+    gone = delete(PushToken).where(PushToken.id == rows.c.id)
+    columns = (*DEVICE, PushToken.type, PushToken.token)
+    removed: Sequence[Any] = db.session.execute(gone.returning(*columns)).all()
+    devices = [row[: len(DEVICE)] for row in removed if row.type == APN]
+    if not devices:
+        return len(removed), removed
+    values = zip(*devices, strict=True)
+    names = {column.key: (Text, list(each)) for column, each in zip(DEVICE, values, strict=True)}
+    asked = as_table("asked", **names)
+    same = (column == collate(asked[column.key], "C") for column in DEVICE)
+    calls = select(PushToken.id).where(*same, PushToken.type == VOIP)
+    silenced = delete(PushToken).where(PushToken.id == doomed(calls).c.id)
+    return len(removed) + len(db.session.execute(silenced.returning(PushToken.id)).all()), removed
 
 
 def _in_order(found: Select[str], *, skip_locked: bool = False) -> Select[str]:

@@ -15,6 +15,10 @@ Each row is looked up by an index of its own accord, by a subquery that PostgreS
 into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has no choice of
 indexes, though app_name is in two: comparing whole rows leaves one that has the first column, or
 the order. So the plan is the same for empty and for full tables.
+
+A registration with a VoIP push token comes as two members: that of the app, with `has_voip`, and
+one of type voip for the same device. Any other one that names its device ends the device's VoIP
+registration, and whatever takes an APNs registration from a device takes its VoIP one along.
 """
 
 from sqlalchemy.dialects.postgresql.psycopg import dialect
@@ -46,8 +50,20 @@ def _of_value(column: str, asked: str) -> str:
 def _is_of_device(asked: str, name: str = "") -> str:
     """Compare, in SQL, push_tokens p with the device of what is asked, or of another name."""
     key = f"({asked}.user_id, {asked}.app_name, {name or asked + '.device_id'})"
-    return f"""(p.user_id, p.app_name, p.device_id) BETWEEN {key} AND {key}
-        AND (p.type = 'voip') = ({asked}.type = 'voip')"""
+    return f"(p.user_id, p.app_name, p.device_id) BETWEEN {key} AND {key}"
+
+
+def _is_of_kind(asked: str) -> str:
+    """Compare, in SQL, whether push_tokens p is for calls with whether what is asked is."""
+    return f"(p.type = 'voip') = ({asked}.type = 'voip')"
+
+
+def _is_ended(asked: str) -> str:
+    """Compare, in SQL, push_tokens p, of the device, with what a registration takes the place of.
+
+    That is the row of its kind; and the VoIP one, if it brings none.
+    """
+    return f"({_is_of_kind(asked)} OR ({asked}.type <> 'voip' AND {asked}.has_voip IS NULL))"
 
 
 IS_LIVE = str(is_live().compile(dialect=dialect()))  # type: ignore[no-untyped-call]
@@ -63,7 +79,7 @@ WITH signed_in AS MATERIALIZED (
         FROM json_to_recordset(%(asked)s::json) AS j (
             hash text, user_id text COLLATE "C", app_name text COLLATE "C", token text COLLATE "C",
             type text COLLATE "C", environment text COLLATE "C", device_id text COLLATE "C",
-            max_age integer, fresh_id text COLLATE "C"
+            max_age integer, fresh_id text COLLATE "C", has_voip boolean
         )
         ORDER BY 1
     ) a
@@ -81,12 +97,7 @@ WITH signed_in AS MATERIALIZED (
 
 # The rows whose user and device stay are renewed. A row that is changed meanwhile is not where it
 # was; it is left to REPLACE, like all others that are neither renewed nor added.
-RENEW = f"""{SIGNED_IN}
-found AS MATERIALIZED (
-    SELECT s.*, {_of_value("ctid", "s")} AS stored
-    FROM signed_in s
-    ORDER BY app_name, token
-),
+RENEW = f"""
 refreshed AS (
     UPDATE push_tokens p
     SET type = f.type, environment = f.environment, session_hash = f.session_hash,
@@ -94,7 +105,7 @@ refreshed AS (
     FROM (SELECT * FROM found ORDER BY app_name, token) f
     WHERE p.ctid = f.stored AND p.app_name = f.app_name AND p.token = f.token
         AND p.user_id = f.user_id AND (f.device_id IS NULL OR p.device_id = f.device_id)
-        AND (p.type = 'voip') = (f.type = 'voip')
+        AND {_is_of_kind("f")}
     RETURNING f.fresh_id, p.device_id, p.enabled, p.created_at, p.updated_at
 ),"""  # noqa: S608
 
@@ -107,7 +118,12 @@ RENEWED = "SELECT fresh_id, 'refreshed', device_id, enabled, created_at, updated
 ASKED = "SELECT fresh_id, '', NULL, NULL, NULL, NULL FROM signed_in"
 
 # For members of whom none names a device: renews, and adds the rows of new values.
-REGISTER_UNNAMED = f"""{RENEW}
+REGISTER_UNNAMED = f"""{SIGNED_IN}
+found AS MATERIALIZED (
+    SELECT s.*, {_of_value("ctid", "s")} AS stored
+    FROM signed_in s
+    ORDER BY app_name, token
+),{RENEW}
 added AS (
     {ADD}
     SELECT fresh_id, app_name, token, type, user_id, session_hash, now(), now(), environment,
@@ -130,17 +146,32 @@ UNION ALL
 # are waited for: the count of `refreshed` has the UPDATE run first, and to sort what is added the
 # DELETE was read to its end. What the UPDATE has just renewed, for a member that names no device,
 # counts as locked.
-REGISTER = f"""{RENEW}
-claimed AS MATERIALIZED (
-    SELECT f.*, (
-        SELECT CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN min(p.ctid) ELSE '(0,0)' END
+# Who names a device is looked up by it, and by the value only where that is not the device's
+# already. Of a device's two rows the VoIP one comes first: where it has to go, it is in the way.
+REGISTER = f"""{SIGNED_IN}
+found AS MATERIALIZED (
+    SELECT s.*, CASE WHEN d.is_same THEN NULL WHEN d.is_of_kind THEN d.stored
+            WHEN NOT d.is_of_kind THEN '(0,0)' END AS former,
+        CASE WHEN s.device_id IS NULL THEN {_of_value("ctid", "s")}
+            WHEN d.is_same THEN d.stored END AS stored
+    FROM signed_in s
+    LEFT JOIN LATERAL (
+        SELECT p.ctid AS stored, {_is_of_kind("s")} AS is_of_kind,
+            {_is_of_kind("s")} AND p.token = s.token AS is_same
         FROM push_tokens p
-        WHERE {_is_of_device("f")}
-    ) AS former
+        WHERE s.device_id IS NOT NULL AND {_is_of_device("s")} AND {_is_ended("s")}
+        ORDER BY p.user_id DESC, p.app_name DESC, p.device_id DESC, (p.type = 'voip') DESC
+        LIMIT 1
+    ) d ON true
+    ORDER BY app_name, token
+),{RENEW}
+claimed AS MATERIALIZED (
+    SELECT *
     FROM found f
     WHERE (SELECT count(*) FROM refreshed) >= 0
-        AND stored IS NULL AND {_claim("app_name", "token")}
-        AND (device_id IS NULL OR {_claim("user_id", "app_name", "device_id")})
+        AND stored IS NULL AND {_claim("app_name", "token")} AND (device_id IS NULL OR (
+            {_claim("user_id", "app_name", "device_id")} AND {_of_value("id", "f")} IS NULL
+        ))
 ),
 gone AS (
     DELETE FROM push_tokens p
@@ -150,7 +181,8 @@ gone AS (
         CROSS JOIN LATERAL (
             SELECT p.ctid AS stored
             FROM push_tokens p
-            WHERE p.ctid = c.former AND {_is_of_device("c")} AND {_claim("p.app_name", "p.token")}
+            WHERE p.ctid = c.former AND {_is_of_device("c")} AND {_is_of_kind("c")}
+                AND {_claim("p.app_name", "p.token")}
             FOR UPDATE SKIP LOCKED
         ) h
     ) h
@@ -181,10 +213,23 @@ UNION ALL
 # Which device a row will be of: the one that the app names, or that the row is of now.
 NAME = f"coalesce(a.device_id, {_of_value('device_id', 'a')}, a.fresh_id)"
 
+# The VoIP row of the device that has the value now, and may lose it.
+OF_FORMER_DEVICE = f"""
+    SELECT p.app_name, p.token, p.id, p.user_id, p.device_id
+    FROM (
+        SELECT {_of_value("user_id", "a")} AS user_id, a.app_name,
+            {_of_value("device_id", "a")} AS device_id, 'voip' AS type
+        OFFSET 0
+    ) o
+    CROSS JOIN LATERAL (
+        SELECT * FROM push_tokens p WHERE {_is_of_device("o")} AND p.type = 'voip' OFFSET 0
+    ) p
+"""  # noqa: S608
+
 # `former` is what a member's device had, `valued` the row of its value. A row that is one
 # member's former and another's value's belongs to the former's device, so that two devices may
-# swap their values. The count of `gone` is what makes the deletes run before the first insert:
-# a data-modifying CTE runs only as far as it is read.
+# swap their values. `silenced` are VoIP rows that go with those. The count of `gone` is what makes
+# the deletes run before the first insert: a data-modifying CTE runs only as far as it is read.
 REPLACE = f"""{SIGNED_IN}
 members AS MATERIALIZED (
     SELECT *
@@ -192,7 +237,11 @@ members AS MATERIALIZED (
     WHERE {_claim("app_name", "token")} AND {_claim("user_id", "app_name", NAME)} AND (
         SELECT bool_and({_claim("p.app_name", "p.token")})
         FROM push_tokens p
-        WHERE {_is_of_device("a")}
+        WHERE {_is_of_device("a")} AND {_is_ended("a")}
+    ) IS NOT FALSE AND (
+        SELECT bool_and({_claim("f.app_name", "f.token")}
+            AND {_claim("f.user_id", "f.app_name", "f.device_id")})
+        FROM ({OF_FORMER_DEVICE}) f
     ) IS NOT FALSE
 ),
 at_stake AS (
@@ -201,8 +250,12 @@ at_stake AS (
     SELECT a.app_name, d.token, d.id
     FROM members a
     CROSS JOIN LATERAL (
-        SELECT token, id FROM push_tokens p WHERE {_is_of_device("a")} OFFSET 0
+        SELECT token, id FROM push_tokens p
+        WHERE {_is_of_device("a")} AND {_is_ended("a")}
+        OFFSET 0
     ) d
+    UNION
+    SELECT f.app_name, f.token, f.id FROM members a CROSS JOIN LATERAL ({OF_FORMER_DEVICE}) f
 ),
 held AS MATERIALIZED (
     SELECT p.*
@@ -229,9 +282,26 @@ valued AS MATERIALIZED (
     LEFT JOIN formers f ON f.id = h.id
     WHERE f.fresh_id IS NULL OR f.fresh_id = a.fresh_id
 ),
+silenced AS (
+    SELECT h.id
+    FROM members a
+    JOIN held h ON h.user_id = a.user_id AND h.app_name = a.app_name
+        AND h.device_id = a.device_id
+    WHERE h.is_voip AND a.type <> 'voip' AND a.has_voip IS NULL
+    UNION
+    SELECT h.id
+    FROM members a
+    JOIN valued v USING (fresh_id)
+    JOIN held h ON h.user_id = v.user_id AND h.app_name = v.app_name
+        AND h.device_id = v.device_id
+    WHERE h.is_voip AND NOT v.is_voip
+        AND (v.user_id <> a.user_id OR v.device_id <> a.device_id)
+),
 gone AS (
     DELETE FROM push_tokens
-    WHERE id = ANY (ARRAY(SELECT id FROM formers UNION SELECT id FROM valued))
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM formers UNION SELECT id FROM valued UNION SELECT id FROM silenced
+    ))
     RETURNING id
 ),
 replacing AS MATERIALIZED (
@@ -243,7 +313,7 @@ replacing AS MATERIALIZED (
             WHEN (
                 SELECT true
                 FROM push_tokens p
-                WHERE {_is_of_device("a", "v.device_id")}
+                WHERE {_is_of_device("a", "v.device_id")} AND {_is_of_kind("a")}
                 LIMIT 1
             ) THEN a.fresh_id
             ELSE v.device_id

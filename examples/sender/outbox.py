@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     user_id TEXT NOT NULL,
     text TEXT NOT NULL,
-    added_at REAL NOT NULL
+    added_at REAL NOT NULL,
+    is_call INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS deliveries (
     message_id INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE,
@@ -64,12 +65,12 @@ class Outbox:
                 raise SystemExit("another run is at work on this outbox") from None
             yield
 
-    def add(self, user_id: str, text: str) -> int:
-        """Take a message for all devices of a user; returns its id."""
+    def add(self, user_id: str, text: str, *, is_call: bool = False) -> int:
+        """Take a message for all devices of a user, or for those that ring; returns its id."""
         if not 1 <= len(user_id.encode()) <= 255:
             raise SystemExit("a user id has 1 to 255 bytes")  # else every look-up would fail
-        row = "INSERT INTO messages (user_id, text, added_at) VALUES (?, ?, ?)"
-        return int(self._db.execute(row, (user_id, text, time.time())).lastrowid or 0)
+        row = "INSERT INTO messages (user_id, text, added_at, is_call) VALUES (?, ?, ?, ?)"
+        return int(self._db.execute(row, (user_id, text, time.time(), is_call)).lastrowid or 0)
 
     def users(self, batch: int) -> Iterator[list[str]]:
         """Yield the users with waiting messages, `batch` at a time."""
@@ -79,9 +80,9 @@ class Outbox:
             yield users
             after = users[-1]
 
-    def messages(self, users: Sequence[str]) -> list[tuple[int, str, str]]:
-        """Return id, user and text of the messages for these users, the oldest first."""
-        query = "SELECT id, user_id, text FROM messages WHERE user_id IN ({}) ORDER BY id"
+    def messages(self, users: Sequence[str]) -> list[tuple[int, str, str, int]]:
+        """Return id, user, text and whether it is a call of the messages, the oldest first."""
+        query = "SELECT id, user_id, text, is_call FROM messages WHERE user_id IN ({}) ORDER BY id"
         marks = ",".join("?" * len(users))
         return self._db.execute(query.format(marks), users).fetchall()
 

@@ -75,11 +75,11 @@ class Providers:
 
     def serves(self, type_: str, app_name: str) -> bool:
         """Tell whether we send for this app."""
-        return app_name in self._settings["topics" if type_ == "apn" else "projects"]
+        return app_name in self._settings["projects" if type_ == "gcm" else "topics"]
 
     async def send(self, delivery: Delivery) -> Answer:
         """Send one push and return the answer; a provider's failure is an answer too."""
-        provider = "apns" if delivery.type == "apn" else "fcm"
+        provider = "fcm" if delivery.type == "gcm" else "apns"
         sent_at = time.time()
         request = self._apns(delivery) if provider == "apns" else self._fcm(delivery)
         try:
@@ -109,13 +109,16 @@ class Providers:
 
     def _apns(self, delivery: Delivery) -> httpx.Request:
         name = f"{delivery.message_id} {delivery.app_name} {delivery.value}"
+        topic, push_type = self._settings["topics"][delivery.app_name], "alert"
+        if delivery.type == "voip":
+            topic, push_type = f"{topic}.voip", "voip"
         return self._client.build_request(
             "POST",
             f"{self._settings['apns_url']}/3/device/{quote(delivery.value, safe='')}",
             headers={
                 "authorization": f"bearer {self._settings['apns_provider_token']}",
-                "apns-topic": self._settings["topics"][delivery.app_name],
-                "apns-push-type": "alert",
+                "apns-topic": topic,
+                "apns-push-type": push_type,
                 "apns-id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
                 # A message that is sent twice is shown once.
                 "apns-collapse-id": str(delivery.message_id),

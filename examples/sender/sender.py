@@ -1,6 +1,7 @@
 """A service that sends: looks users up, sends to FCM and APNs, and reports their answers.
 
     sender.py OUTBOX add USER_ID TEXT    take a message for all devices of a user
+    sender.py OUTBOX call USER_ID TEXT   take a call for those that ring: a VoIP push
     sender.py OUTBOX send                send what is due
     sender.py OUTBOX report              report the verdicts
 
@@ -38,9 +39,9 @@ class Registry:
         self._url = f"{url}/api/v1/"
         self._headers = {"authorization": f"Bearer {key}"}
 
-    async def look_up(self, user_ids: list[str]) -> list[dict[str, Any]]:
-        """Return the registrations of up to 1,000 users."""
-        answer = await self._ask("push.tokens.lookup", userIds=user_ids)
+    async def look_up(self, user_ids: list[str], **kind: str) -> list[dict[str, Any]]:
+        """Return the registrations of up to 1,000 users; VoIP ones only with their type."""
+        answer = await self._ask("push.tokens.lookup", userIds=user_ids, **kind)
         tokens: list[dict[str, Any]] = answer["tokens"]
         return tokens
 
@@ -87,6 +88,8 @@ class Sender:
         for users in self._outbox.users(BATCH):
             registrations = await self._registry.look_up(users)
             messages = self._outbox.messages(users)
+            if any(is_call for *_, is_call in messages):
+                registrations += await self._registry.look_up(users, type="voip")
             due = iter(self._due(messages, registrations))
             mismatches: list[tuple[Delivery, Answer]] = []
             while chunk := list(islice(due, AT_ONCE)):
@@ -95,7 +98,7 @@ class Sender:
             self._outbox.forget({message_id for message_id, *_ in messages} - self._unfinished)
 
     def _due(
-        self, messages: list[tuple[int, str, str]], registrations: list[dict[str, Any]]
+        self, messages: list[tuple[int, str, str, int]], registrations: list[dict[str, Any]]
     ) -> Iterator[Delivery]:
         """Yield the deliveries that are due now; count those that wait."""
         reachable: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
@@ -103,9 +106,11 @@ class Sender:
             ((type_, value),) = registration["token"].items()
             if self._providers.serves(type_, registration["appName"]):
                 reachable[registration["userId"]].append((registration["appName"], type_, value))
-        for message_id, user_id, text in messages:
+        for message_id, user_id, text, is_call in messages:
             state = self._outbox.state(message_id)
             for app_name, type_, value in reachable[user_id]:
+                if (type_ == "voip") != bool(is_call):
+                    continue
                 done, tries, not_before = state.get((app_name, value), (False, 0, 0.0))
                 if done:
                     continue
@@ -207,6 +212,9 @@ def main(arguments: list[str]) -> int:
         case [path, "add", user_id, text]:
             with closing(Outbox(Path(path))) as outbox:
                 print(json.dumps({"message": outbox.add(user_id, text)}))
+        case [path, "call", user_id, text]:
+            with closing(Outbox(Path(path))) as outbox:
+                print(json.dumps({"message": outbox.add(user_id, text, is_call=True)}))
         case [path, "send" | "report" as command]:
             with closing(Outbox(Path(path))) as outbox:
                 print(json.dumps(asyncio.run(work(outbox, command))))

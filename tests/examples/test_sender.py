@@ -152,6 +152,24 @@ def test_our_own_expired_credentials_lose_neither_message_nor_registration(
     assert len(database.push_tokens()) == 1
 
 
+def test_a_call_goes_to_the_voip_push_token_alone(sender, fake, register, alice, database):
+    values = {"value": "a1" * 32, "voipToken": "b2" * 32}
+    register(alice, type="apn", id="iphone", **values)
+    fake.say("b2" * 32, 410, reason="Unregistered", timestamp=ago(-1))
+    sender("add", "alice", "Hello")
+    sender("call", "alice", "Bob is calling")
+    assert sender("send") == {"sent": 1, "refused": 1, "waiting": 0}
+    headers = {
+        push["value"]: (push["apns-topic"], push["apns-push-type"]) for push in fake.pushes()
+    }
+    assert headers == {
+        "a1" * 32: ("com.example.chat", "alert"),
+        "b2" * 32: ("com.example.chat.voip", "voip"),
+    }
+    assert sender("report") == {"removed": 1, "kept": 0, "unknown": 0}
+    assert [row["type"] for row in database.push_tokens()] == ["apn"]
+
+
 def test_a_verdict_waits_until_the_registry_is_back(sender, fake, register, alice, database):
     register(alice, value="gone")
     fake.say("gone", 404, error="UNREGISTERED")

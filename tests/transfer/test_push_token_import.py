@@ -222,7 +222,7 @@ BAD = [
     (row(token={"gcm": 1}), "token"),
     (row(token={"gcm": ""}), "token"),
     (row(token={"gcm": "t" * 2049}), "token"),
-    (row(token=None, tokenValue="t", tokenType="voip"), "token"),
+    (row(token=None, tokenValue="t", tokenType="web"), "token"),
     (row(token=None, tokenValue="t", tokenType=[]), "token"),
     (row(authToken="short"), "authToken"),
     (row(authToken=5), "authToken"),
@@ -367,10 +367,10 @@ def test_a_slow_server_gets_smaller_batches(app, database_url, monkeypatch):
         importing = push_token_import.Importer(connection, lambda entry, reason: None)
         merge, sizes = importing._merge, []
 
-        def slowly(staged):
+        def slowly(staged, unnamed):
             sizes.append(staged.count("\n"))
             time.sleep(sizes[-1] / 2000)  # seconds
-            return merge(staged)
+            return merge(staged, unnamed)
 
         monkeypatch.setattr(importing, "_merge", slowly)
         rows = (Entry(n, row(f"t{n}"), b"") for n in range(6000))

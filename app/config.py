@@ -125,6 +125,7 @@ class Settings:
     web_concurrency: int = _setting(2, _number(1, 1000))
     cors_origins: tuple[str, ...] | None = _setting(None, _origins)
     log_level: str = _setting("info", _log_level)
+    metrics_textfile_dir: str | None = _setting(None, _folder)
     prometheus_multiproc_dir: str | None = _setting(None, _folder)
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ with nullcontext() if IS_WORKER else without_setting("prometheus_multiproc_dir")
     from prometheus_client.core import GaugeMetricFamily
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    from app import shared_counts
+    from app import processes, shared_counts
 
 shared_counts.use()
 
@@ -103,6 +103,16 @@ DATABASE_ERRORS = Counter(
     "Errors of PostgreSQL or of the way there, those that a retry cured included.",
     ["error"],
 )
+WORKERS_STARTED = Counter(
+    "push_registry_workers_started",
+    "Workers that began to serve; more than there are, some were restarted.",
+)
+OLDEST_WAIT = Gauge(
+    "push_registry_oldest_wait_seconds",
+    "How long the request has waited that waits longest for a thread, and so for a connection of"
+    " the pool; the longest of all workers.",
+    multiprocess_mode="livemax",
+)
 LOG_LINES_LOST = Counter(
     "push_registry_log_lines_lost",
     "Lines of the log that could not be written, or kept for a reader who does not read.",
@@ -134,7 +144,9 @@ class Sinks:
 
 
 SINKS = Sinks()
-REGISTRY.register(SINKS)
+PROCESSES = processes.Processes()
+for collector in (SINKS, PROCESSES):
+    REGISTRY.register(collector)
 
 
 def count_registrations(outcomes: Iterable[str]) -> None:
@@ -154,7 +166,8 @@ def render(folder: str | None) -> bytes:
     if folder:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
-        registry.register(SINKS)
+        for collector in (SINKS, PROCESSES):
+            registry.register(collector)
     return generate_latest(registry)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 from app import services
 from app.cli import stats, users
 from app.cli.commands import Commands, source
+from app.cli.jobs import note_success
 from app.cli.terminal import Meter, print_json, warn
 from app.database.connections import Connection, connector
 from app.database.revision import estimated_rows
@@ -203,6 +204,8 @@ def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> No
     if not dry_run:
         _run("empty sessions", maintenance.empty_placeholder_sessions())
     print_json(unseen=removed, beyondLimit=crowd, dryRun=dry_run)
+    if not dry_run:
+        note_success("purge")
 
 
 def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:

@@ -10,6 +10,7 @@ import click
 
 from app import services
 from app.cli.commands import Commands, Moment, UserId, source
+from app.cli.jobs import note_success
 from app.cli.terminal import Meter, print_json, warn
 from app.identifiers import hash_secret
 from app.limits import iso
@@ -129,6 +130,7 @@ def import_sessions(
             " services.resume.loginTokens, as mongoexport prints them; `push-tokens import` takes"
             " push tokens."
         )
+    note_success("sessions import")
 
 
 def _fail_for(problem: str | None, missing: MissingSessions | None, file: str) -> None:
@@ -174,3 +176,4 @@ def purge_sessions() -> None:
     if held:
         warn(f"{held:,} expired sessions are locked; the next run ends them.")
     print_json(sessions=ended, tokens=removed)
+    note_success("sessions purge")

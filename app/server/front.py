@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from flask import Flask
 
-from app import services
+from app import metrics, services
 from app.api import bodies, cors, errors, monitoring, request_log
 from app.api.request_log import RequestRecord
 from app.database.failures import UnavailableError
@@ -64,6 +64,12 @@ class Front:
         self._monitoring = Threads("monitoring", 1, 20, seconds)
         self._large = asyncio.Lock()
         self._buffered = 0  # bytes of bodies that are not large
+
+        metrics.WORKERS_STARTED.inc()
+
+    def observe(self) -> None:
+        """Have the metrics know what only this process can tell; called a few times a second."""
+        metrics.OLDEST_WAIT.set(self._threads.oldest_wait())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or open and close what the worker needs (ASGI)."""

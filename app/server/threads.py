@@ -1,6 +1,8 @@
 """Threads for what Flask answers: a fixed number of them, and a bounded queue before them."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,6 +20,8 @@ class Threads:
         self._limit = number + queued
         self._seconds = seconds
         self._pending = 0
+        self._numbers = itertools.count()
+        self._waiting: dict[int, float] = {}  # since when; the first one waits longest
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run a function in a thread and return what it returned.
@@ -28,7 +32,14 @@ class Threads:
         if self._pending >= self._limit:
             raise UnavailableError("too many requests wait for a thread")
         self._pending += 1
-        future = self._executor.submit(work)
+        number = next(self._numbers)
+        self._waiting[number] = time.monotonic()
+
+        def begin() -> T:
+            self._waiting.pop(number, None)
+            return work()
+
+        future = self._executor.submit(begin)
         clock = asyncio.get_running_loop().call_later(self._seconds, future.cancel)
         waiting = asyncio.wrap_future(future)
         try:
@@ -40,6 +51,12 @@ class Threads:
         finally:
             clock.cancel()
             self._pending -= 1
+            self._waiting.pop(number, None)
+
+    def oldest_wait(self) -> float:
+        """Return the seconds for which the first in line has waited for a thread."""
+        since = next(iter(list(self._waiting.values())), None)
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
         """Start nothing more; what runs ends by itself."""

@@ -81,8 +81,9 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
         from app.server.front import Front  # noqa: PLC0415 (see above)
         from app.server.protocol import Protocol  # noqa: PLC0415 (see above)
 
+        self._front = Front(self.wsgi, is_draining)
         config = Config(
-            Front(self.wsgi, is_draining),
+            self._front,
             http=Protocol,
             ws="none",
             lifespan="on",
@@ -116,6 +117,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP)
+            self._front.observe()
             now = loop.time()
             for connection in list(self._server.server_state.connections):
                 if connection.deadline <= now:  # type: ignore[union-attr]

@@ -1,10 +1,19 @@
 """deploy/prometheus/ and deploy/grafana/: rules that fire, of metrics there are."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 
+from psycopg.errors import ReadOnlySqlTransaction
+
+from app.cli.jobs import NAME
 from app.config import ROOT
+from app.database.revision import code_revision
+from app.database.session_settings import ReadOnlyServerError
+from app.version import VERSION
 from tests.support.factories import body
 from tests.support.live import ask, serve
 from tests.support.parts import part
@@ -37,7 +46,7 @@ def test_every_alert_is_tested_and_explained():
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     tests = (RULES.parent / "rules_test.yml").read_text()
     manual = (ROOT / "deploy" / "README.md").read_text()
-    assert len(alerts) == 11
+    assert len(alerts) == 18
     for alert in alerts:
         assert re.search(rf"alertname: {alert}\s+exp_alerts:", tests), alert
         assert f"`{alert}`" in manual
@@ -75,12 +84,58 @@ def test_every_metric_route_and_status_that_they_name_is_at_metrics(database_url
     queries += [one["expr"] for one in targets()]
     named = set(re.findall(r"push_registry_\w+", " ".join(queries)))
     assert len(named) >= 8
+    named.remove(NAME)  # a command's, by node_exporter
     assert named <= there, named - there
     labels = {(name, value) for name, value in re.findall(r'(\w+)="([^"]*)"', shown)}
-    labels |= {("status", "503"), ("job", "push-token-registry")}
+    labels |= {("status", "503"), ("status", "400"), ("job", "push-token-registry")}
+    labels |= {
+        ("error", error.__name__) for error in (ReadOnlyServerError, ReadOnlySqlTransaction)
+    }
     for name, operator, value in re.findall(VALUES, " ".join(queries)):
         for one in value.split("|") if "~" in operator else [value]:
             assert one == "$instance" or (name, one) in labels, (name, one)
+
+
+def test_metrics_tell_build_processes_and_starts(database_url):
+    """Of master and worker together; a worker that was restarted counts once more."""
+    with serve(database_url) as live:
+        shown = ask(live, "/metrics", method="GET")[2]
+        (worker,) = live.workers()
+        os.kill(worker, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while worker in live.workers() or not live.says_yes("/readyz"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        later = ask(live, "/metrics", method="GET")[2]
+    assert "push_registry_workers_started_total 2.0" in later
+    said = dict(re.findall(r"^(push_registry_\w+(?:{.*})?) (\S+)$", shown, re.M))
+    labels = f'{{revision="{code_revision()}",version="{VERSION}"}}'
+    assert said[f"push_registry_build_info{labels}"] == "1.0"
+    assert said["push_registry_processes"] == "2.0"
+    assert float(said["push_registry_resident_memory_bytes"]) > 50e6
+    assert 10 < float(said["push_registry_open_fds"]) < 200
+    assert said["push_registry_workers_started_total"] == "1.0"
+    assert float(said["push_registry_oldest_wait_seconds"]) < 5
+
+
+def test_commands_of_timers_note_when_they_succeeded(new_app, database_url, tmp_path):
+    runner = new_app(
+        database_url=database_url, metrics_textfile_dir=str(tmp_path)
+    ).test_cli_runner()
+    assert (
+        runner.invoke(args=["push-tokens", "purge", "--unseen-days", "9", "--dry-run"]).exit_code
+        == 0
+    )
+    assert list(tmp_path.iterdir()) == []
+    for command in (["push-tokens", "purge", "--unseen-days", "9"], ["sessions", "purge"]):
+        assert runner.invoke(args=command).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("push_registry_purge.prom", "push_registry_sessions_purge.prom")
+    }
+    text = (tmp_path / "push_registry_sessions_purge.prom").read_text()
+    (moment,) = re.findall(rf'^{NAME}{{command="sessions purge"}} (\d+)$', text, re.M)
+    assert abs(int(moment) - time.time()) < 60
+    assert (tmp_path / "push_registry_purge.prom").stat().st_mode & 0o777 == 0o644
 
 
 def test_counters_begin_with_nothing_so_that_the_first_rise_is_seen(database_url):

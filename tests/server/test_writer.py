@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from app import services
 from app.models import db
 from app.server import writer
 from tests.support.committing import Gates, asked, committing, wait_for
@@ -77,6 +78,20 @@ def test_pooled_connections_to_a_fenced_server_are_replaced(new_app, database_ur
         assert client.open(path, method=method, headers=alice.headers).status_code == 200
         with app.app_context():
             assert db.session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+@pytest.mark.parametrize("way", ["retrying", "committed"])
+def test_what_a_server_answered_that_is_fenced_is_read_anew(app, monkeypatch, way):
+    """PostgreSQL says so beside the first answer after it was fenced."""
+    answers: list[int] = []
+
+    def verb() -> int:
+        answers.append(db.session.scalar(text("SELECT 1")) + len(answers))
+        return answers[-1]
+
+    monkeypatch.setattr("app.database.retries.is_fenced", lambda _: len(answers) == 1)
+    with app.app_context():
+        assert getattr(services.current(), way)(verb) == 2
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

@@ -3,6 +3,8 @@
 Groups form at will: the statements wait at a gate (tests/support/committing.py).
 """
 
+import asyncio
+import json
 import threading
 import time
 
@@ -71,6 +73,28 @@ def test_of_the_same_device_the_last_wins_and_each_is_answered(commit, alice, da
     rows = [future.result(10) for future in commit.group(asked(alice, "first"), members)]
     assert [row["token"] for row in rows] == ["t0", "t1", "t2", "t3"]
     assert {row["token"] for row in database.push_tokens()} == {"first", "t3"}
+
+
+def test_a_crowd_that_wants_one_push_token_delays_no_other(commit, gates, alice, bob):
+    """It waits for itself: the next group is written while the crowd's are held up."""
+    passed, free = gates.pass_through, threading.Event()
+
+    async def hold_the_crowd(parameters: dict[str, str]) -> None:
+        await passed(parameters)
+        tokens = [member["token"] for member in json.loads(parameters["asked"])]
+        while tokens == ["t"] and not free.is_set():
+            await asyncio.sleep(0.001)
+
+    gates.pass_through = hold_the_crowd
+    members = [*(asked(alice, "t") for _ in range(50)), asked(bob, "u")]
+    try:
+        crowd = commit.group(asked(alice, "first"), members)
+        for number in range(5):
+            assert commit.register(asked(bob, f"b{number}"))["user_id"] == "bob"
+        assert sum(future.done() for future in crowd) == 2  # the first of the crowd, and bob's
+    finally:
+        free.set()
+    assert all(future.result(10) for future in crowd)
 
 
 def test_who_is_not_signed_in_gets_none_and_spoils_nothing(commit, alice, database):

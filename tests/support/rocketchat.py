@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from tests.support.chat import ERAS, Handler, Server, honest
@@ -35,10 +36,11 @@ class PlayedHandler(Handler):
     """Answers the calls that a phone makes, and everything else with 404."""
 
     server: "RocketChat"
+    content = b""
 
     def do_GET(self) -> None:  # noqa: N802 (its name)
         length = int(self.headers.get("Content-Length") or 0)
-        self.rfile.read(length)
+        self.content = self.rfile.read(length)
         # Not self.path, of which Python drops slashes.
         self.server.asked_for.append((self.command, self.requestline.split(" ")[1]))
         super().do_GET()
@@ -49,6 +51,7 @@ class PlayedHandler(Handler):
 def played(handler: Handler) -> None:
     """Answer a call as Rocket.Chat does, in the way in which versions up to 7 read a path."""
     server = handler.server
+    assert isinstance(handler, PlayedHandler)
     assert isinstance(server, RocketChat)
     path = unquote(handler.path.partition("?")[0]).strip("/ ")
     if path == "api/v1/me":
@@ -60,6 +63,12 @@ def played(handler: Handler) -> None:
         handler.say(200, LOGGED_OUT)
     elif path == "api/v1/users.removeOtherTokens" and handler.command == "POST":
         server.sign_out_others(handler.secret)
+        handler.say(200, {"success": True})
+    elif path == "api/v1/push.token" and handler.command == "POST":
+        row = server.register(handler.user, handler.secret, json.loads(handler.content))
+        handler.say(200, {"result": row, "success": True})
+    elif path == "api/v1/settings/Push_enable" and handler.command == "POST":
+        server.pushes = json.loads(handler.content)["value"]
         handler.say(200, {"success": True})
     else:
         handler.say(404, {"status": "error", "message": "API endpoint does not exist"})
@@ -75,6 +84,26 @@ class RocketChat(Server):
         self.fault = played
         self.users: dict[str, User] = {}
         self.asked_for: list[tuple[str, str]] = []
+        self.rows: dict[str, dict[str, Any]] = {}  # _raix_push_app_tokens by _id
+        self.pushes = True  # its setting
+
+    def register(self, user_id: str, auth_token: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Store a registration as Rocket.Chat up to 8 does, and return its row."""
+        row_id = fields.get("id") or secrets.token_hex(9)[:17]
+        token = {fields["type"]: fields["value"]}
+        now = {"$date": datetime.now(UTC).isoformat()}
+        self.rows = {one: row for one, row in self.rows.items() if row["token"] != token}
+        self.rows[row_id] = {
+            **{"_id": row_id, "token": token, "appName": fields["appName"], "userId": user_id},
+            **{"authToken": hashed(auth_token), "enabled": True, "metadata": {}},
+            **{"createdAt": now, "updatedAt": now},
+        }
+        return self.rows[row_id]
+
+    def pushed(self, user_id: str) -> list[str]:
+        """Return the push tokens to which it pushes a message for a user."""
+        rows = [row for row in self.rows.values() if row["userId"] == user_id and self.pushes]
+        return [value for row in rows for value in row["token"].values()]
 
     def sign_in(self, user_id: str, auth_token: str = "") -> str:
         """Make a login token of a user and return its auth token."""
@@ -88,6 +117,8 @@ class RocketChat(Server):
         user_id = self.signed_in.pop(auth_token, "")
         if user_id:
             del self.users[user_id].logins[auth_token]
+            gone = hashed(auth_token)
+            self.rows = {one: row for one, row in self.rows.items() if row["authToken"] != gone}
 
     def sign_out_others(self, auth_token: str) -> None:
         """End the user's other logins."""
@@ -157,4 +188,6 @@ def tools(server: RocketChat, folder: Path) -> Path:
     (place / "mongoexport").write_text(MONGOEXPORT.format(python=sys.executable))
     (place / "mongoexport").chmod(0o755)
     (place / "users.json").write_bytes(server.users_export())
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in server.rows.values())
+    (place / "_raix_push_app_tokens.json").write_bytes(rows)
     return place

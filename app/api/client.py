@@ -34,7 +34,7 @@ def register_push_token() -> Answer:
     (fast_path.py), by the same schema and statement.
     """
     try:
-        fields = schemas.register_push_token.load(body_fields(request))
+        fields = schemas.load_registration(body_fields(request))
     except (ValidationError, BadRequest):
         require_session()  # a 401 hides every 400
         raise

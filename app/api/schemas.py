@@ -110,17 +110,17 @@ class RegisterPushToken(Schema):
     environment = Environment()
     voip_token = VoipToken(data_key="voipToken", load_default=None, allow_none=True)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.fields["device_id"].data_key = "id"
 
     @post_load
     def _canonical(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if data["type"] == APN:
             data["token"] = normalize_apns_token(data["token"])
-            if data["voip_token"] is not None:
+            if data.get("voip_token") is not None:
                 data["voip_token"] = _voip_token(data)
-        else:
+        elif "voip_token" in data:
             data["voip_token"] = None
         return data
 
@@ -170,7 +170,17 @@ class PushTokenViewWithEnvironment(PushTokenView):
 
 
 register_push_token = RegisterPushToken()
+_register_without_calls = RegisterPushToken(exclude=("voip_token",))
 remove_push_token = RemovePushToken()
+
+
+def load_registration(body: Any) -> dict[str, Any]:
+    """Return the fields of the body of `POST push.token`; raise ValidationError.
+
+    Most bodies have no `voipToken`, and a field costs a tenth of reading all of them.
+    """
+    has_calls = isinstance(body, dict) and "voipToken" in body
+    return (register_push_token if has_calls else _register_without_calls).load(body)  # type: ignore[no-any-return]
 
 
 def _dumper(view: Schema) -> Callable[[Mapping[Any, Any]], dict[str, Any]]:

@@ -47,7 +47,7 @@ def read(
     if caller is None:
         raise errors.unauthorized(errors.NO_CREDENTIALS)
     try:
-        fields: dict[str, Any] = schemas.register_push_token.load(orjson.loads(body))
+        fields: dict[str, Any] = schemas.load_registration(orjson.loads(body))
     except (orjson.JSONDecodeError, ValidationError):
         return None
     return Registration(*caller, **fields, max_age=max_age)

@@ -81,6 +81,8 @@ def role(migrated):
     with psycopg.connect(migrated.tests, autocommit=True) as connection:
         quoted = sql.Identifier(name)
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(quoted))
+        database = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, quoted))
         yield connection, quoted, uri(migrated.tests, user=name, password="x")
         connection.execute(sql.SQL("DROP OWNED BY {}").format(quoted))
         connection.execute(sql.SQL("DROP ROLE {}").format(quoted))

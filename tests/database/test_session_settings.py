@@ -34,7 +34,13 @@ HASHED = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
 
 
 @pytest.fixture(scope="module")
-def odd_url(new_database):
+def timeouts():
+    """The settings that the tests' own connection does without."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def odd_url(new_database, timeouts):
     """A migrated database whose defaults are as odd as can be."""
     url = new_database()
     migrate(url, "upgrade", "head")
@@ -46,14 +52,15 @@ def odd_url(new_database):
         for setting, value in settings.items():
             alter = sql.SQL("ALTER DATABASE {} SET {} = {}")
             connection.execute(alter.format(name, sql.Identifier(setting), value))
+    timeouts.update(dict.fromkeys((one for one in settings if one.endswith("timeout")), "0"))
     return url
 
 
 @pytest.fixture
-def sane(odd_url):
+def sane(odd_url, timeouts):
     """The tests' own connection to it."""
-    reset = " ".join(f"-c {name}=0" for name in ODD if name.endswith("timeout"))
-    with opened(uri(odd_url, options=f"{reset} -c transaction_timeout=0")) as database:
+    reset = " ".join(f"-c {name}={value}" for name, value in timeouts.items())
+    with opened(uri(odd_url, options=reset)) as database:
         database.execute("SET client_encoding = UTF8")
         yield database
         database.execute("DELETE FROM user_sessions")

@@ -32,6 +32,11 @@ FROM unnest(ARRAY[:'owner', :'app', :'issuer', :'report']) AS name
 WHERE name NOT IN (SELECT rolname FROM pg_roles)
 \gexec
 
+-- A managed server's administrator is no superuser, and has to be a member to hand over tables.
+SELECT format('GRANT %I TO CURRENT_USER', :'owner')
+WHERE NOT pg_has_role(current_user, :'owner', 'USAGE')
+\gexec
+
 BEGIN;
 
 -- No rights for other roles of the server.

@@ -1,13 +1,16 @@
 """The roles of deploy/postgresql/roles.sql: who may do what."""
 
+import secrets
+
 import psycopg
 import pytest
 from psycopg import errors, sql
 
 from app.models import db
 from tests.support.databases import migrate
+from tests.support.factories import uri
 from tests.support.filled import fill
-from tests.support.roles import Roles
+from tests.support.roles import KINDS, Roles
 
 TABLES = [*db.metadata.tables, "alembic_version"]
 
@@ -176,6 +179,29 @@ def test_the_owner_migrates_tables_that_somebody_else_made(new_database):
     with Roles.on(url) as roles:
         migrate(roles.url("owner"), "downgrade", "base")
         migrate(roles.url("owner"), "upgrade", "head")
+
+
+def test_an_administrator_who_is_no_superuser_is_enough(server_url):
+    """As on a managed server: before the first migration, and after it."""
+    suffix = secrets.token_hex(6)
+    admin, name = f"test_admin_{suffix}", f"test_{suffix}"
+    names = {kind: f"test_{kind}_{suffix}" for kind in KINDS}
+    with psycopg.connect(server_url, autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'x'")
+        superuser.execute(f"CREATE DATABASE {name} OWNER {admin}")
+        try:
+            roles = Roles(uri(server_url, dbname=name, user=admin, password="x"), names, "x")
+            roles.grant()
+            for one in names.values():
+                superuser.execute(f"ALTER ROLE {one} PASSWORD 'x'")
+            migrate(roles.url("owner"), "upgrade", "head")
+            roles.grant()
+            with psycopg.connect(roles.url("app")) as app:
+                assert "INSERT" in rights(app, "push_tokens")
+        finally:
+            superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            for one in (*names.values(), admin):
+                superuser.execute(f"DROP ROLE IF EXISTS {one}")
 
 
 def test_whoever_else_is_on_the_server_may_nothing(roles):

@@ -164,7 +164,13 @@ class Device:
                 return None
             try:
                 return self._registry.register(type_, value, self._app_name, self._id, is_wanted)
-            except (SupersededError, SignedOutError):
+            except (
+                SupersededError,
+                SignedOutError,
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+            ):
                 if is_wanted():
                     raise
                 return None

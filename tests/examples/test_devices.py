@@ -87,6 +87,14 @@ def test_signing_out_tells_the_registry_before_the_provider(program, live, alice
     assert not database.rows("SELECT 1 FROM user_sessions WHERE user_id = 'alice'")
 
 
+def test_a_refusal_that_comes_after_signing_out_is_no_error(program, live, alice, database):
+    with relay(live.url, [503], is_held=True) as seen:
+        answers = run(program, seen.url, alice, "sign-out", "value")
+    assert answers == {"value": False, "told": True}
+    assert seen.paths == [REGISTER, LOG_OUT, "/provider"]
+    assert database.push_tokens() == []
+
+
 def test_a_user_signs_out_though_the_registry_is_away(program, live, alice):
     with relay(live.url, dropped="/logout") as seen:
         answers = run(program, seen.url, alice, "sign-out", "value")

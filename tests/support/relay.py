@@ -35,7 +35,8 @@ def relay(
     """Relay to the service, after refusing once with each status; yields what went through.
 
     `/provider` is answered here, as by whoever signs users in; `/seen` with the number of requests
-    so far. With `is_held` they wait for `/release`. A path that ends in `dropped` gets no answer.
+    so far. With `is_held` registrations wait for `/release` or `/provider`. A path that ends in
+    `dropped` gets no answer.
     """
     seen = Relayed()
     lock = threading.Lock()
@@ -52,7 +53,8 @@ def relay(
                 seen.came.append(time.time())
                 seen.running += 1
                 seen.at_once = max(seen.at_once, seen.running)
-            released.wait(60)
+            if self.path.endswith("/push.token"):
+                released.wait(60)
             status, answer = self._answer(body, refusals[place] if place < len(refusals) else None)
             with lock:
                 seen.running -= 1
@@ -81,6 +83,7 @@ def relay(
             if refusal is not None or (dropped and self.path.endswith(dropped)):
                 return refusal or DROP, b'{"success":false,"error":"busy"}'
             if self.path == "/provider":
+                released.set()
                 return 200, b"1"
             headers = {n: v for n, v in self.headers.items() if n.lower() != "host"}
             onward = urllib.request.Request(url + self.path, body, headers, method=self.command)

@@ -104,9 +104,9 @@ class Move:
         assert answer.status == 200, (path, said)
         return said
 
-    def phone(self, user_id: str, auth_token: str, value: str, device: str) -> None:
+    def phone(self, user_id: str, auth_token: str, value: str, device: str, **more: str) -> None:
         """Start an app: it registers at the address it always had."""
-        fields = {"type": "gcm", "value": value, "appName": "chat.example", "id": device}
+        fields = {"type": "gcm", "value": value, "appName": "chat.example", "id": device, **more}
         headers = {"X_User_Id": user_id, "X_Auth_Token": auth_token}
         said = self.ask(self.proxy.chat, "/api/v1/push.token", fields, **headers)
         assert said["result"]["_id"] == device  # type: ignore[index]
@@ -119,7 +119,7 @@ class Move:
             {"userIds": [user_id]},
             Authorization=f"Bearer {self.key}",
         )
-        return [row["token"]["gcm"] for row in said["tokens"]]  # type: ignore[attr-defined]
+        return [value for row in said["tokens"] for value in row["token"].values()]  # type: ignore[attr-defined]
 
 
 JSON = {"Content-Type": "application/json"}
@@ -138,7 +138,7 @@ def move(database_url: str, tmp_path: Path) -> Iterator[Move]:
             alone = ALONE.format(port=proxy.chat, chat=port)
             (tmp_path / "rocketchat-alone.conf").write_text(alone)
             move = Move(proxy, chat, tmp_path, database_url)
-            move.run(blocks("Going back")[0])  # as it was before
+            move.run(blocks("Going back")[1])  # as it was before
             yield move
         unit.close()
 
@@ -173,20 +173,22 @@ def test_the_document_moves_rocketchat_here_and_back(move: Move):
     )
 
     look, tidy = blocks("After")
-    move.phone("admin", move.admin, "ad-1", "phone-ad")
-    assert '"gcm":"ad-1"' in move.run(look)
+    move.phone("admin", move.admin, "ad-1", "phone-ad", type="apn", voipToken="ad-calls")
+    assert '"apn":"ad-1"' in move.run(look)
     move.run(tidy)
 
-    site, back = blocks("Going back")
-    move.run(site)
-    move.phone("admin", move.admin, "ad-2", "phone-ad")
-    assert move.reached("admin") == ["ad-1"], "it went to Rocket.Chat"
-    move.run(back)
+    give, site, start = blocks("Going back")
+    move.run(give)
     assert (move.place / "mongoimport.log").read_text().endswith("--mode upsert\n")
     for line in (move.place / "imported.json").read_text().splitlines():
         row = json.loads(line)
         chat.rows[row["_id"]] = row
-    assert (chat.pushed("alice"), chat.pushed("bob")) == (["a-2"], ["b-2"])
+    move.run(site)
+    move.phone("bob", bob, "b-3", "phone-b")
+    move.run(start)
+    assert (chat.pushed("alice"), chat.pushed("bob")) == (["a-2"], ["b-3"])
+    assert chat.pushed("admin") == ["ad-1"], "not the one for calls, which has the same _id"
+    assert move.reached("bob") == ["b-2"], "it went to Rocket.Chat"
     chat.sign_out(alice)
     assert chat.pushed("alice") == [], "the rows name their sessions as Rocket.Chat does"
 
@@ -194,4 +196,4 @@ def test_the_document_moves_rocketchat_here_and_back(move: Move):
 def test_every_command_of_the_document_is_run_above():
     found = re.findall(r"^ *```$", DOCUMENT, re.M)
     headings = ("Before", "During", "After", "Going back")
-    assert len(found) == 2 * sum(len(blocks(heading)) for heading in headings) == 22
+    assert len(found) == 2 * sum(len(blocks(heading)) for heading in headings) == 24

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -54,13 +55,15 @@ def examples(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("text", "at_least"), [(README, 1), (DOCS["walkthrough.md"], 14)])
-def test_pasted_examples_print_what_stands_below_them(text, at_least, live, database_url):
+def test_pasted_examples_print_what_stands_below_them(text, at_least, live, migrated):
     bin_ = Path(sys.executable).parent
     pasted = examples(text)
     script = "\n".join(f"{block}echo ---" for block in pasted)
     assert script.count("http://127.0.0.1:8000") == 1
     script = script.replace("http://127.0.0.1:8000", live.url).replace(".venv/bin", str(bin_))
-    environ = {"PATH": f"{bin_}:{os.environ['PATH']}", "DATABASE_URL": database_url}
+    issuing = f"env DATABASE_URL={shlex.quote(migrated.issuer)} {bin_}/push-tokens service-keys"
+    script = script.replace(f"{bin_}/push-tokens service-keys", issuing)
+    environ = {"PATH": f"{bin_}:{os.environ['PATH']}", "DATABASE_URL": migrated.app}
     done = subprocess.run(
         ["bash", "-eu"],
         input=script,

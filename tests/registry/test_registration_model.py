@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
@@ -272,6 +272,7 @@ def test_any_sequence_leaves_what_the_rules_say(migrated, database):
             max_examples=40,
             stateful_step_count=30,
             deadline=None,
+            phases=[Phase.generate],  # a failure is shown at once, not made small for minutes
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -1,42 +1,29 @@
 """Verbs on push tokens. They never commit."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Text, and_, func, select, true
+from sqlalchemy import RowMapping, and_, select
 
-from app.database.arrays import as_table
 from app.database.failures import LostRaceError
-from app.limits import PRODUCTION, VOIP, normalize_apns_token
-from app.models import PushToken, UserSession, db, is_reachable
-from app.registry import registration
+from app.limits import VOIP, normalize_apns_token
+from app.models import PushToken, db
+from app.registry import reading_sql, registration
 from app.registry.one_node import locks
+from app.registry.reading_sql import (
+    IS_NO_VOIP,
+    LOOKUP_ROWS,
+    LOOKUP_USERS,
+    MAX_OF_USER,
+    PUBLIC_COLUMNS,
+)
 from app.registry.registration import RACED, Registered, Registration
 
+__all__ = ["LOOKUP_USERS", "MAX_OF_USER", "look_up", "of_user", "page", "register", "remove"]
+
 EXAMINED = 1000  # rows that one page of the list looks at
-MAX_OF_USER = 100  # registrations of one user in an answer; a person has a few devices
-LOOKUP_USERS = 50  # so many users are looked up in one statement, however many rows they have
-LOOKUP_ROWS = LOOKUP_USERS * MAX_OF_USER
-
-# Rows from before revision 0004 have none until they are backfilled.
-ENVIRONMENT = func.coalesce(PushToken.environment, PRODUCTION).label("environment")
-# Likewise before revision 0008, whose rows' ids were the devices' names.
-DEVICE_ID = func.coalesce(PushToken.device_id, PushToken.id).label("device_id")
-
-IS_NO_VOIP = PushToken.type != VOIP
-
-PUBLIC_COLUMNS = [
-    PushToken.id,
-    PushToken.app_name,
-    PushToken.token,
-    PushToken.type,
-    PushToken.user_id,
-    PushToken.enabled,
-    PushToken.created_at,
-    PushToken.updated_at,
-    ENVIRONMENT,
-    DEVICE_ID,
-]
 
 
 def register(asked: Registration) -> Registered | None:
@@ -66,52 +53,25 @@ def of_user(user_id: str) -> Sequence[RowMapping]:
     return db.session.execute(newest_first).mappings().all()
 
 
-# By what a sender may narrow what it asks for.
-NARROWING = {
-    "app_name": PushToken.app_name,
-    "type": PushToken.type,
-    "environment": ENVIRONMENT.element,
-}
-
-
-def _filters(wanted: Mapping[str, str | Sequence[str]]) -> list[ColumnElement[bool]]:
-    """Return the conditions: a column has the value, or `app_names` (of a key) has the app.
-
-    VoIP push tokens are only for who asks for their type.
-    """
-    no_calls = [] if "type" in wanted else [IS_NO_VOIP]
-    return no_calls + [
-        PushToken.app_name.in_(value) if name == "app_names" else NARROWING[name] == value
-        for name, value in wanted.items()
-    ]
-
-
 def look_up(user_ids: Sequence[str], **wanted: str | Sequence[str]) -> Sequence[RowMapping] | None:
     """Return users' latest renewed, enabled registrations in sessions that are not over.
 
     They are ordered by user, device and app.
 
-    `wanted` narrows them, by the names in NARROWING or to a list `app_names`. Of what is left,
-    MAX_OF_USER of each user at most are returned. None where that is over LOOKUP_ROWS: then ask
-    for fewer users at a time, LOOKUP_USERS of them never have more.
+    `wanted` narrows them, by the names in reading_sql.NARROWING. Of what is left, MAX_OF_USER of
+    each user at most are returned. None where that is over LOOKUP_ROWS: then ask for fewer users
+    at a time, LOOKUP_USERS of them never have more.
 
-    A user's rows are found by the index and sorted, one user after the other, until there are
-    enough: what a lookup costs is bounded by what the asked have, not by the table.
+    A user's rows are found by the index: what a lookup costs is bounded by what the asked have,
+    not by the table.
     """
-    asked = as_table("asked", user_id=(Text, list(user_ids)))
-    latest = (
-        select(*PUBLIC_COLUMNS)
-        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(PushToken.user_id == asked.user_id, PushToken.enabled, is_reachable())
-        .where(*_filters(wanted))
-        .order_by(PushToken.updated_at.desc(), PushToken.id)
-        .limit(MAX_OF_USER)
-        .lateral("latest")
-    )
-    of_each = select(latest).select_from(asked.user_id.table.join(latest, true()))
-    found = of_each.limit(LOOKUP_ROWS + 1).subquery("found")
-    by_device = (found.c.user_id, found.c.device_id, found.c.app_name, found.c.id)
-    rows = db.session.execute(select(found).order_by(*by_device)).mappings().all()
+    asked = {"user_ids": list(user_ids), **wanted}
+    names = tuple(sorted(wanted))
+    rows = db.session.execute(reading_sql.of_users(names), asked).mappings().all()
+    crowd = Counter(row["user_id"] for row in rows)
+    if len(rows) > LOOKUP_ROWS or any(number > MAX_OF_USER for number in crowd.values()):
+        latest = reading_sql.of_users(names, latest_only=True)
+        rows = db.session.execute(latest, asked).mappings().all()
     return rows if len(rows) <= LOOKUP_ROWS else None
 
 
@@ -127,23 +87,31 @@ def page(
     By id, which never changes: a row that stays is visited once, whatever comes and goes. At
     most EXAMINED rows are looked at, so that a rare filter costs no more than a common one.
     """
-    after = PushToken.id > (cursor or "")
-    boundary = (
-        select(PushToken.id).where(after).order_by(PushToken.id).offset(EXAMINED - 1).limit(1)
-    )
-    last = db.session.scalar(boundary)
-    within = and_(after, PushToken.id <= last) if last else after
-    matching = (
-        select(*PUBLIC_COLUMNS)
-        .join(UserSession, PushToken.session_hash == UserSession.token_hash)
-        .where(within, is_reachable(), *_filters(wanted))
-        .order_by(PushToken.id)
-        .limit(count)
-    )
+    asked: dict[str, Any] = dict(wanted)
     if updated_since:
-        matching = matching.where(PushToken.updated_at >= updated_since)
-    rows = db.session.execute(matching).mappings().all()
-    return rows, rows[-1]["id"] if len(rows) == count else last
+        asked["updated_since"] = updated_since
+    last = None
+    if is_narrowed := bool(asked):
+        last = db.session.scalar(reading_sql.boundary(EXAMINED), {"after": cursor or ""})
+        asked["last"] = last
+    statement = reading_sql.page(tuple(sorted(name for name in asked if asked[name] is not None)))
+    found: list[RowMapping] = []
+    place, left = cursor or "", EXAMINED
+    size = count
+    while True:
+        size = size if is_narrowed else min(size, left)
+        asked |= {"after": place, "size": size}
+        some = db.session.execute(statement, asked).mappings().all()
+        wanted_here = (row for row in some if is_narrowed or row["type"] != VOIP)
+        found += [row for row in wanted_here if row["is_reachable"]]
+        if len(found) >= count:
+            return found[:count], found[count - 1]["id"]
+        if len(some) < size:
+            return found, last
+        place, left = some[-1]["id"], left - size
+        if not (is_narrowed or left):
+            return found, place
+        size = min(count, (count - len(found)) * 2)
 
 
 def remove(user_id: str, push_token: str) -> int:

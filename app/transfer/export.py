@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.connections import Connection
 from app.models import PushToken
-from app.registry.push_tokens import DEVICE_ID, ENVIRONMENT
+from app.registry.reading_sql import DEVICE_ID, ENVIRONMENT
 from app.transfer.import_rows import ImportRow
 
 CHUNK = 1000  # lines yielded at a time

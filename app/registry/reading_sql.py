@@ -68,8 +68,8 @@ NARROWING: dict[str, Callable[[], ColumnElement[bool]]] = {
 
 
 def _rows(names: tuple[str, ...]) -> Select[Any]:
-    columns: Select[Any] = select(*[*PUBLIC_COLUMNS, PushToken.session_hash])
-    return columns.where(*(NARROWING[name]() for name in names))
+    columns: list[Any] = [*PUBLIC_COLUMNS, PushToken.session_hash]
+    return select(*columns).where(*(NARROWING[name]() for name in names))
 
 
 def _no_calls(names: tuple[str, ...]) -> list[ColumnElement[bool]]:

@@ -19,6 +19,7 @@ from app import create_app, log
 from app.config import ROOT, Settings
 from app.database import embedded
 from app.models import db
+from tests.support import shapes
 from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
@@ -39,6 +40,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="migrate as the owner, and serve as the app role, of deploy/postgresql/roles.sql",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch(tmp_path_factory) -> Iterator[shapes.Watch]:
+    """Sees every statement of the service, here and in the processes that tests start."""
+    folder = tmp_path_factory.mktemp("refused")
+    watch = shapes.Watch(folder)
+    shapes.watch_cursors(watch)
+    shapes.watch_exchanges(watch)
+    watched = str(ROOT / "tests" / "support" / "watched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFUSED_STATEMENTS", str(folder))
+        patch.setenv("PYTHONPATH", watched, prepend=":")
+        yield watch
+
+
+@pytest.fixture(autouse=True)
+def no_statement_is_refused(watch: shapes.Watch) -> Iterator[None]:
+    """Fail a test whose statements a distributed PostgreSQL refuses."""
+    yield
+    refused = watch.take()
+    assert not refused, "a distributed PostgreSQL refuses: " + " | ".join(refused)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ A batch is one transaction. It locks sessions first, in token_hash order, then r
 
 from datetime import datetime
 
+from app.registry.one_node import ONE_NODE
 from app.transfer.import_rows import ImportRow
 
 COLUMNS = ImportRow.__annotations__.items()
@@ -27,7 +28,7 @@ ON COMMIT DELETE ROWS;
 STAGE = "COPY staged FROM STDIN"
 
 # An unknown session belongs to the first row that names it.
-MISFITS = """
+MISFITS = f"""{ONE_NODE}
 SELECT line, owner <> user_id AS is_foreign
 FROM (
     SELECT s.line, s.user_id, coalesce(
@@ -38,7 +39,7 @@ FROM (
     FROM staged s LEFT JOIN user_sessions u ON u.token_hash = s.session_hash
 ) judged
 WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
-"""
+"""  # noqa: S608 (the names are ours)
 
 DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
 
@@ -65,7 +66,7 @@ WHERE w.type = 'apn' AND v.session_hash = w.session_hash AND v.user_id = w.user_
 
 # Winners are the newest of their value and of their device, in the batch and in the table.
 # `former` are the rows of a winner's device, `old` those and its value's.
-PICK_WINNERS = f"""
+PICK_WINNERS = f"""{ONE_NODE}
 INSERT INTO winners
 SELECT s.line, {", ".join(f"s.{name}" for name in ImportRow._fields)}, d.ids, d.ids || v.ids
 FROM (
@@ -116,50 +117,50 @@ ON CONFLICT (token_hash) DO UPDATE SET expires_at = excluded.expires_at
 WHERE user_sessions.expires_at < excluded.expires_at
 """
 
-FIND_HELD = """
+FIND_HELD = f"""{ONE_NODE}
 SELECT p.id, p.session_hash
 FROM staged s JOIN push_tokens p
     ON p.app_name = s.app_name AND p.token = s.token AND p.user_id = s.user_id
 WHERE p.session_hash <> s.session_hash
-"""
+"""  # noqa: S608 (the names are ours)
 
 FIND_PLACEHOLDERS = """
 SELECT token_hash FROM user_sessions WHERE token_hash = ANY (%(hashes)s) AND NOT can_sign_in
 """
 
-MOVE_HELD = """
+MOVE_HELD = f"""{ONE_NODE}
 UPDATE push_tokens p SET session_hash = s.session_hash
 FROM staged s
 WHERE p.id = ANY (%(held)s) AND p.session_hash = ANY (%(placeholders)s)
     AND p.app_name = s.app_name AND p.token = s.token AND p.user_id = s.user_id
-"""
+"""  # noqa: S608 (the names are ours)
 
 # The sessions are looked up one by one, not joined: while PostgreSQL takes a growing table for
 # small, a join may read all sessions, and the batch for each of them.
-LOCK_SESSIONS = """
+LOCK_SESSIONS = f"""{ONE_NODE}
 SELECT token_hash
 FROM user_sessions
 WHERE can_sign_in AND token_hash = ANY (ARRAY(SELECT DISTINCT session_hash FROM winners))
 ORDER BY token_hash
 FOR KEY SHARE
-"""
+"""  # noqa: S608 (the names are ours)
 
-LOCK_OLD = """
+LOCK_OLD = f"""{ONE_NODE}
 SELECT id
 FROM push_tokens
 WHERE id = ANY (ARRAY(SELECT unnest(old) FROM winners) || %(held)s::text[])
 ORDER BY app_name, token
 FOR UPDATE
-"""
+"""  # noqa: S608 (the names are ours)
 
 # What a winner's device had. Whatever changed while we waited for its lock stays, and if that is
 # in the way, the unique index of devices has the batch begin anew.
-DELETE_FORMER = """
+DELETE_FORMER = f"""{ONE_NODE}
 DELETE FROM push_tokens p
 USING (SELECT unnest(former) AS former_id, * FROM winners) w
 WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
     AND p.device_id = w.device_id AND p.token <> w.token AND p.updated_at < w.updated_at
-"""
+"""  # noqa: S608 (the names are ours)
 
 # The VoIP rows of devices that lose their APNs registration to a winner.
 SILENCE = """
@@ -173,7 +174,7 @@ WHERE p.id = ANY (w.old) AND p.app_name = w.app_name AND p.token = w.token AND p
 
 # The row's own id stays, as cursors of the list are made of it.
 RENEWED = [name for name in ImportRow._fields if name not in ("id", *KEY)]
-MERGE = f"""
+MERGE = f"""{ONE_NODE}
 INSERT INTO push_tokens ({", ".join(ImportRow._fields)})
 SELECT {", ".join(f"w.{name}" for name in ImportRow._fields)}
 FROM winners w

@@ -8,7 +8,7 @@ from app.database.arrays import among
 from app.models import PushToken, UserSession, db, is_reachable
 from app.registry import sessions
 from app.registry.one_node import locks
-from app.registry.push_tokens import DEVICE_ID, MAX_OF_USER, PUBLIC_COLUMNS
+from app.registry.reading_sql import DEVICE_ID, MAX_OF_USER, PUBLIC_COLUMNS
 
 SESSION_COLUMNS = [
     UserSession.token_hash,

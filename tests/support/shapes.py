@@ -47,7 +47,8 @@ class Block:
 
     def tables(self, names: tuple[str, ...]) -> set[str]:
         """Return which of the tables are read here or in a subquery that is no CTE."""
-        found = {name for name in names if re.search(rf"\b{name}\b(?!\s*\.)", self.text)}
+        read = re.sub(r"^\s*insert into \w+", "", self.text)  # what is written only
+        found = {name for name in names if re.search(rf"\b{name}\b(?!\s*\.)", read)}
         for one in self.inner:
             if not one.is_cte:
                 found |= one.tables(names)

@@ -44,15 +44,15 @@ WHERE owner <> user_id OR (%(known_only)s AND NOT is_known)
 DROP_MISFITS = "DELETE FROM staged WHERE line = ANY (%(lines)s)"
 
 # A VoIP row whose device has another row of the same session is named like that one.
-NAME_CALLS = """
+NAME_CALLS = f"""{ONE_NODE}
 UPDATE staged s SET device_id = p.device_id
 FROM push_tokens p
 WHERE s.line = ANY (%(lines)s) AND p.session_hash = s.session_hash AND p.user_id = s.user_id
     AND p.app_name = s.app_name AND p.type = 'apn'
-"""
+"""  # noqa: S608 (the names are ours)
 
 # The same where the VoIP row came first.
-NAME_FORMER_CALLS = """
+NAME_FORMER_CALLS = f"""{ONE_NODE}
 UPDATE push_tokens v SET device_id = w.device_id
 FROM winners w
 WHERE w.type = 'apn' AND v.session_hash = w.session_hash AND v.user_id = w.user_id
@@ -62,7 +62,7 @@ WHERE w.type = 'apn' AND v.session_hash = w.session_hash AND v.user_id = w.user_
             AND (p.device_id = v.device_id AND p.type <> 'voip'
                 OR p.device_id = w.device_id AND p.type = 'voip')
     )
-"""
+"""  # noqa: S608 (the names are ours)
 
 # Winners are the newest of their value and of their device, in the batch and in the table.
 # `former` are the rows of a winner's device, `old` those and its value's.
@@ -163,14 +163,14 @@ WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
 """  # noqa: S608 (the names are ours)
 
 # The VoIP rows of devices that lose their APNs registration to a winner.
-SILENCE = """
+SILENCE = f"""{ONE_NODE}
 DELETE FROM push_tokens v
 USING winners w, push_tokens p
 WHERE p.id = ANY (w.old) AND p.app_name = w.app_name AND p.token = w.token AND p.type = 'apn'
     AND (p.user_id <> w.user_id OR p.device_id <> w.device_id) AND p.updated_at < w.updated_at
     AND v.user_id = p.user_id AND v.app_name = p.app_name AND v.device_id = p.device_id
     AND v.type = 'voip' AND v.updated_at < w.updated_at
-"""
+"""  # noqa: S608 (the names are ours)
 
 # The row's own id stays, as cursors of the list are made of it.
 RENEWED = [name for name in ImportRow._fields if name not in ("id", *KEY)]

@@ -35,16 +35,16 @@ def test_an_import_shows_what_it_rejects_without_them(runner, tmp_path, command)
     assert is_harmless(result.output)
 
 
-def test_neither_do_results_and_complaints_hold_them(runner, database):
-    issued = runner.invoke(args=["service-keys", "issue", HOSTILE, "--scope", "lookup"])
+def test_neither_do_results_and_complaints_hold_them(runner, issuer, database):
+    issued = issuer.invoke(args=["service-keys", "issue", HOSTILE, "--scope", "lookup"])
     assert json.loads(issued.stdout)["name"] == HOSTILE
-    listed = runner.invoke(args=["service-keys", "list"])
+    listed = issuer.invoke(args=["service-keys", "list"])
     assert json.loads(listed.stdout)["name"] == HOSTILE
-    revoked = runner.invoke(args=["service-keys", "revoke", f"{HOSTILE}x"])
+    revoked = issuer.invoke(args=["service-keys", "revoke", f"{HOSTILE}x"])
     absent = runner.invoke(args=["sessions", "import", f"/nowhere/{HOSTILE}"])
     assert absent.exit_code == 1
-    wrong = runner.invoke(args=["service-keys", "issue", "x", "--scope", HOSTILE])
-    unknown = runner.invoke(args=["service-keys", HOSTILE])
+    wrong = issuer.invoke(args=["service-keys", "issue", "x", "--scope", HOSTILE])
+    unknown = issuer.invoke(args=["service-keys", HOSTILE])
     for result in (issued, listed, revoked, absent, wrong, unknown):
         assert result.output
         assert is_harmless(result.output), ascii(result.output)
@@ -74,14 +74,15 @@ def test_all_that_commands_say_on_stderr_is_said_by_one_function():
     ("command", "status"),
     [(["sessions", "purge"], 0), (["service-keys", "revoke", "nobody"], 1)],
 )
-def test_a_command_does_its_work_though_nobody_reads_what_it_says(database_url, command, status):
+def test_a_command_does_its_work_though_nobody_reads_what_it_says(migrated, command, status):
+    url = migrated.issuer if command[0] == "service-keys" else migrated.app
     there, dead = os.pipe()
     os.close(there)
     for stderr in (dead, os.open("/dev/full", os.O_WRONLY)):
         done = subprocess.run(
             [sys.executable, "-m", "flask", *command],
             cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": database_url},
+            env={**os.environ, "DATABASE_URL": url},
             stdout=subprocess.PIPE,
             stderr=stderr,
             check=False,

@@ -152,6 +152,18 @@ class Model:
             for r in self.rows
         }
 
+    def fits(self, stored: set[tuple[object, ...]], moved: set[tuple[str, str]]) -> bool:
+        """Tell whether that is what is stored.
+
+        Two that swap their users in one round may each find the other's name taken, and both get
+        a fresh one; one after the other, the second one would keep its name.
+        """
+        unnamed = {(app_name, token) for app_name, token, *_, name in stored if name is None}
+        for row in self.rows:
+            if (row.app_name, row.token) in moved & unnamed:
+                row.device_id = None
+        return self.stored() == stored
+
 
 class Machine(RuleBasedStateMachine):
     """Does to the database what it does to the model."""
@@ -221,9 +233,17 @@ class Machine(RuleBasedStateMachine):
             live = self.model.sessions.get(asked.token_hash) == asked.user_id
             assert (result is not None) == live
         stored = self.stored(self.rows())
-        self.model = next((model for model in could_be if model.stored() == stored), None)
+        moved = self.moved_unnamed(together)
+        fitting = (model for model in could_be if model.fits(stored, moved))
+        self.model = next(fitting, None)
         assert self.model, f"{stored} is none of {[model.stored() for model in could_be]}"
         self.adopt()
+
+    def moved_unnamed(self, together: list[Registration]) -> set[tuple[str, str]]:
+        """Return the values that go to another user by a registration that names no device."""
+        owners = {(row.app_name, row.token): row.user_id for row in self.model.rows}
+        values = [((one.app_name, one.token), one) for one in together if one.device_id is None]
+        return {value for value, one in values if owners.get(value, one.user_id) != one.user_id}
 
     def rows(self) -> list[dict[str, object]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.database.failures import RETRYABLE
 from app.registry.registration import Registration
 from tests.support.factories import Caller, body
 from tests.support.registering import connect, run_all
@@ -148,7 +149,11 @@ def test_crossing_devices_and_values_leaves_one_row_of_each(migrated, database, 
             with connect(migrated[0], options="-c lock_timeout=10s") as connection:
                 for _ in range(60):
                     asked = [asked_of(choose) for _ in range(size)]
-                    results, raced = run_all(connection, asked)
+                    try:
+                        results, raced = run_all(connection, asked)
+                    except RETRYABLE:
+                        done.update(deadlocks=1)
+                        results, raced = run_all(connection, asked)
                     assert all(results)
                     done.update(done=size, raced=raced)
                     if choose.random() < 0.2:
@@ -175,6 +180,9 @@ def test_crossing_devices_and_values_leaves_one_row_of_each(migrated, database, 
         thread.join(120)
     assert errors == []
     assert done["done"] == 6 * 60 * size
+    # A row that was inserted after a statement's snapshot, and is being renewed: to insert the same
+    # then waits. A group of the service has given up by the time that PostgreSQL sees a deadlock.
+    assert done["deadlocks"] <= 3
     rows = database.push_tokens()
     assert len({row["token"] for row in rows}) == len(rows) <= 6
     assert len({(row["user_id"], row["device_id"]) for row in rows}) == len(rows)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from app.cli.terminal import warn
 from app.config import ROOT
 from app.limits import escape_invisible
 
@@ -98,3 +99,10 @@ def test_json_stays_what_it_was(text):
     escaped = escape_invisible(line)
     assert json.loads(escaped) == {"x": text}
     assert escaped.isprintable()
+
+
+def test_nothing_is_said_on_stderr_as_others_wrote_it(capsys):
+    warn(f"line 1: {HOSTILE}")
+    said = capsys.readouterr().err
+    assert said.startswith("line 1: a\ufffd[31mb")
+    assert is_harmless(said)

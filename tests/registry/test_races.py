@@ -180,8 +180,8 @@ def test_crossing_devices_and_values_leaves_one_row_of_each(migrated, database, 
         thread.join(120)
     assert errors == []
     assert done["done"] == 6 * 60 * size
-    # A row that was inserted after a statement's snapshot, and is being renewed: to insert the same
-    # then waits. A group of the service has given up by the time that PostgreSQL sees a deadlock.
+    # A row that was inserted after a statement's snapshot and is being renewed: inserting it again
+    # waits. A group of the service has given up by the time that PostgreSQL sees a deadlock.
     assert done["deadlocks"] <= 3
     rows = database.push_tokens()
     assert len({row["token"] for row in rows}) == len(rows) <= 6

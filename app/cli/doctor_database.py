@@ -90,7 +90,7 @@ def _revision(connection: Connection, settings: Settings) -> Finding:
     except errors.InsufficientPrivilege:
         return Finding("revision", "wrong", "the role may not read alembic_version", ROLES)
     except errors.UndefinedTable:
-        if not _one(connection, "SELECT has_schema_privilege('public', 'USAGE')")[0]:
+        if _one(connection, "SELECT current_schema()")[0] is None:
             return Finding("revision", "wrong", "the role may not look into the schema", ROLES)
         row = None
     found = row[0] if row else None

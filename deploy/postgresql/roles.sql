@@ -6,6 +6,7 @@
 -- as a superuser, on the registry's database: before the first migration, and again after each.
 -- It may be run at any time and changes nothing the second time. Other names:
 --   -v owner=… -v app=… -v issuer=… -v report=…
+-- Another schema than public, which is made where it is not there: -v schema=…
 -- The roles have no passwords: set them (\password), or allow the roles in pg_hba.conf.
 
 \if :{?owner}
@@ -25,7 +26,13 @@
     \set report push_tokens_report
 \endif
 
+\if :{?schema}
+\else
+    \set schema public
+\endif
+
 SET client_min_messages = warning;
+SET search_path = :"schema";
 
 SELECT format('CREATE ROLE %I LOGIN', name)
 FROM unnest(ARRAY[:'owner', :'app', :'issuer', :'report']) AS name
@@ -39,43 +46,47 @@ WHERE NOT pg_has_role(current_user, :'owner', 'USAGE')
 
 BEGIN;
 
+SELECT format('CREATE SCHEMA %I', :'schema')
+WHERE :'schema' NOT IN (SELECT nspname FROM pg_namespace)
+\gexec
+
 -- No rights for other roles of the server.
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE ALL ON SCHEMA :"schema" FROM PUBLIC;
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name)
 FROM unnest(ARRAY[:'owner', :'app', :'issuer', :'report']) AS name
 \gexec
 
 -- The role that migrates owns the tables and may make new ones.
-GRANT USAGE, CREATE ON SCHEMA public TO :"owner";
+GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"owner";
 
 -- The role of gunicorn and of most commands: rights on rows, and no table of its own except the
 -- temporary ones of `push-tokens import`. It reads service keys and cannot make itself one.
-GRANT USAGE ON SCHEMA public TO :"app";
+GRANT USAGE ON SCHEMA :"schema" TO :"app";
 SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), :'app') \gexec
 
 -- The role of `service-keys`: it issues and revokes keys, and sees no registration.
-GRANT USAGE ON SCHEMA public TO :"issuer";
+GRANT USAGE ON SCHEMA :"schema" TO :"issuer";
 
 -- The role that reports. A long transaction keeps dead rows from being removed, so it has limits.
-GRANT USAGE ON SCHEMA public TO :"report";
+GRANT USAGE ON SCHEMA :"schema" TO :"report";
 ALTER ROLE :"report" SET default_transaction_read_only = on;
 ALTER ROLE :"report" SET statement_timeout = '5min';
 ALTER ROLE :"report" SET idle_in_transaction_session_timeout = '1min';
 
-SELECT to_regclass('public.push_tokens') IS NOT NULL AS is_migrated,
-    to_regclass('public.service_keys') IS NOT NULL AS has_service_keys,
-    to_regclass('public.service_key_events') IS NOT NULL AS has_key_events,
+SELECT to_regclass('push_tokens') IS NOT NULL AS is_migrated,
+    to_regclass('service_keys') IS NOT NULL AS has_service_keys,
+    to_regclass('service_key_events') IS NOT NULL AS has_key_events,
     EXISTS (
         SELECT FROM pg_attribute
-        WHERE attrelid = to_regclass('public.push_tokens') AND attname = 'environment'
+        WHERE attrelid = to_regclass('push_tokens') AND attname = 'environment'
     ) AS has_environment \gset
 
 \if :is_migrated
     -- Tables that an earlier install made as another role.
-    SELECT format('ALTER TABLE public.%I OWNER TO %I', tablename, :'owner')
+    SELECT format('ALTER TABLE %I.%I OWNER TO %I', schemaname, tablename, :'owner')
     FROM pg_tables
-    WHERE schemaname = 'public' AND tableowner <> :'owner'
+    WHERE schemaname = :'schema' AND tableowner <> :'owner'
         AND tablename IN ('alembic_version', 'user_sessions', 'push_tokens', 'service_keys',
             'service_key_uses', 'service_key_events')
     ORDER BY tablename

@@ -37,13 +37,14 @@ class Roles:
     database: str
     names: dict[str, str]
     password: str
+    schema: str = "public"
 
     @classmethod
     @contextmanager
-    def on(cls, database: str) -> Iterator["Roles"]:
+    def on(cls, database: str, schema: str = "public") -> Iterator["Roles"]:
         """Make the roles on an empty database, and drop them at the end."""
         suffix = secrets.token_hex(6)
-        roles = cls(database, {kind: f"test_{kind}_{suffix}" for kind in KINDS}, suffix)
+        roles = cls(database, {kind: f"test_{kind}_{suffix}" for kind in KINDS}, suffix, schema)
         roles.grant()
         roles._execute("ALTER ROLE {} PASSWORD {}")
         try:
@@ -63,8 +64,11 @@ class Roles:
     def grant(self) -> None:
         """Run roles.sql."""
         names = [part for kind, name in self.names.items() for part in ("-v", f"{kind}={name}")]
+        if self.schema != "public":
+            names += ["-v", f"schema={self.schema}"]
         psql(self.database, (ROOT / "deploy" / "postgresql" / "roles.sql").read_text(), *names)
 
     def url(self, kind: str) -> str:
         """Return the URI by which a role uses the database."""
-        return uri(self.database, user=self.names[kind], password=self.password)
+        more = {} if self.schema == "public" else {"options": f"-csearch_path={self.schema}"}
+        return uri(self.database, user=self.names[kind], password=self.password, **more)

@@ -152,7 +152,7 @@ class GroupCommit:
             loop.call_later(SWEEP, self._sweep)
         waiter = Waiter(asked, loop.time() + self._deadline, done)
         if self._held and not self._held.keys().isdisjoint(_lockable(asked)):
-            self._hold(waiter)
+            self._hold(waiter, _lockable(asked))
         else:
             self._groups.add(waiter)
 
@@ -183,7 +183,7 @@ class GroupCommit:
         written = asyncio.get_running_loop().create_future()
         for place in sorted(chain.from_iterable(others)):
             group[place].turn = written
-            self._hold(group[place])
+            self._hold(group[place], _wanted(group[place].registration))
         failure: Exception | None = UnavailableError("the worker ends")
         try:
             failure = await self._write_round([group[place] for place in first])
@@ -221,13 +221,12 @@ class GroupCommit:
                 waiter.tell(error)
             return error
         for place in held:
-            self._hold(members[place])
+            self._hold(members[place], _lockable(members[place].registration))
         free = [waiter for place, waiter in enumerate(members) if place not in held]
         return await self._write_round(free, again=False) if free else None
 
-    def _hold(self, waiter: Waiter) -> None:
+    def _hold(self, waiter: Waiter, names: Sequence[object]) -> None:
         """Have a registration be written alone; what wants its rows meanwhile waits there too."""
-        names = _lockable(waiter.registration)
         self._held.update(names)
         waiter.release = partial(self._release, names)
         self._alone.add(waiter)
@@ -274,11 +273,16 @@ class GroupCommit:
 
 
 def _lockable(asked: Registration) -> tuple[object, ...]:
-    """Name what a registration locks: its session, its push token's row and its device's."""
-    names = asked.token_hash, (asked.app_name, asked.token)
+    """Name what a registration locks: its session, and what it writes."""
+    return asked.token_hash, *_wanted(asked)
+
+
+def _wanted(asked: Registration) -> tuple[object, ...]:
+    """Name what a registration writes: the rows of its push tokens and of its device."""
+    value = asked.app_name, asked.token
     if asked.device_id is None:
-        return names
+        return (value,)
     device = (asked.user_id, asked.app_name, asked.device_id)
     if asked.voip_token is None:
-        return *names, device
-    return *names, device, (asked.app_name, asked.voip_token)
+        return value, device
+    return value, device, (asked.app_name, asked.voip_token)

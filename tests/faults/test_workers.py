@@ -139,7 +139,7 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     with load(address, callers, 0.05) as clients:
         os.kill(unit.service.pid, signal.SIGHUP)
         deadline = time.monotonic() + 20
-        while unit.get("/healthz")[1] != b'{"status":"next"}':
+        while b'"status":"next"' not in unit.get("/healthz")[1]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert not clients.failures()

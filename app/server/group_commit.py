@@ -135,7 +135,7 @@ class GroupCommit:
         self._lone_writer = Writer(connect, lock_timeout=lock_timeout, **shared)
         self._groups = Lane(MAX_GROUP, self._write_group)
         self._alone = Lane(1, self._write_alone)
-        self._held: Counter[object] = Counter()  # what registrations in `_alone` found locked
+        self._held: Counter[object] = Counter()  # what registrations in `_alone` want or wait for
         self._sweeps = False
 
     def register(self, asked: Registration, done: Callable[[Outcome], None]) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.support.threaded import running
+
 UNAUTHORIZED = "You must be logged in to do this."
 ERAS = {
     "A": {"status": "error", "message": UNAUTHORIZED},
@@ -93,14 +95,8 @@ class Server(ThreadingHTTPServer):
 def chat(port: int = 0) -> Iterator[Server]:
     """Run it until the end of the `with`."""
     server = Server(port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 def answer(status: int, body: object, **headers: str) -> Fault:

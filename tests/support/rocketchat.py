@@ -4,7 +4,6 @@ import hashlib
 import json
 import secrets
 import sys
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tests.support.chat import ERAS, Handler, Server, honest
+from tests.support.threaded import running
 
 LOGGED_OUT = {"status": "success", "data": {"message": "You've been logged out!"}}
 
@@ -151,14 +151,8 @@ class RocketChat(Server):
 def rocketchat(port: int = 0) -> Iterator[RocketChat]:
     """Run it until the end of the `with`."""
     server = RocketChat(port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 # mongoexport as the documents call it: what it is asked for lies beside it.

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,8 +184,13 @@ class Server:
         options = f"-c listen_addresses='' -k {sockets} {sizes}"
         start = ("start", "-w", "-t", "60", "-l", str(self.data / "log"), "-o", options)
         try:
-            if self._run("pg_ctl", *start, "-D", str(self.data), check=False):
-                raise EmbeddedError(self.folder, (self.data / "log").read_text()[-4000:])
+            deadline = time.monotonic() + 10
+            while self._run("pg_ctl", *start, "-D", str(self.data), check=False):
+                said = (self.data / "log").read_text()[-4000:]
+                # The last processes of a server that was killed end a moment after it.
+                if "shared memory block" not in said or time.monotonic() > deadline:
+                    raise EmbeddedError(self.folder, said)
+                time.sleep(0.1)
             create = ("-h", sockets, "-U", "postgres", DATABASE)
             self._run("createdb", *create, unless="already exists")
         except BaseException:

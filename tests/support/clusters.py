@@ -20,11 +20,16 @@ DATABASE = "push_tokens"
 
 def is_stopped(pid: int) -> bool:
     """Tell whether a process runs no more: it is stopped, dead or gone."""
+    return state(pid) in "TZX"
+
+
+def state(pid: int) -> str:
+    """Return the letter by which the kernel tells what a process does: X where it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return stat.rpartition(") ")[2][0] in "TZX"
+        return "X"
+    return stat.rpartition(") ")[2][0]
 
 
 class Cluster:
@@ -130,11 +135,19 @@ class Cluster:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """End it as a power cut would, but for what the kernel had not written yet."""
+        """End it as a power cut would, but for what the kernel had not written yet.
+
+        It can be started again then: its shared memory is in use until its last process is dead.
+        """
         assert self.process
         self.freeze()  # so that none is born meanwhile
+        pids = family(self.process.pid)
         self.signal(signal.SIGKILL)
         self.process.wait(20)
+        deadline = time.monotonic() + 20
+        while not all(state(pid) in "ZX" for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def remove(self) -> None:
         """End it and remove its folder."""

@@ -1,6 +1,7 @@
 """The commands; one that makes something prints one JSON line on stdout.
 
-`push-tokens` imports only what the command that was typed needs (main.py).
+`push-tokens` imports only what the command that was typed needs (main.py), and `flask` does too
+(under_flask.py): a worker serves and needs none.
 """
 
 from typing import TYPE_CHECKING
@@ -11,13 +12,6 @@ if TYPE_CHECKING:
 
 def init_app(app: "Flask") -> None:
     """Add the commands to `flask`, which has groups where `push-tokens` has them on top."""
-    from app.cli import doctor, migrate, push_tokens, service_keys, sessions  # noqa: PLC0415
+    from app.cli.under_flask import UnderFlask  # noqa: PLC0415 (`push-tokens --help` loads no Flask)
 
-    for command in (
-        sessions.group,
-        service_keys.group,
-        push_tokens.group,
-        doctor.doctor,
-        migrate.migrate,
-    ):
-        app.cli.add_command(command)
+    app.cli = UnderFlask(app.name)

@@ -6,17 +6,16 @@ from contextlib import closing
 from typing import Any
 
 import psycopg
-from alembic.script import ScriptDirectory
 from psycopg import errors, sql
 
 from app.cli import doctor_session
 from app.cli.doctor_connection import in_a_line, why
 from app.cli.finding import Finding
 from app.cli.terminal import printable
-from app.config import ROOT, ConfigError, Settings
+from app.config import ConfigError, Settings
 from app.database import connections
 from app.database.connections import Connection
-from app.database.revision import code_revision
+from app.database.revision import code_revision, revisions
 from app.registry.maintenance import FILLING
 
 OLDEST = 140000  # PostgreSQL 14, as libpq counts
@@ -100,8 +99,7 @@ def _revision(connection: Connection, settings: Settings) -> Finding:
     if unfilled := _unfilled(connection):
         do = "run `push-tokens backfill`, and then `push-tokens migrate` as the tables' owner"
         return Finding("revision", "wrong", f"{says}; rows have no {unfilled} yet", do)
-    scripts = ScriptDirectory(str(ROOT / "migrations")).walk_revisions()
-    if found is None or found in {script.revision for script in scripts}:
+    if found is None or found in revisions():
         do = "run `push-tokens migrate` (`alembic upgrade head`) as the role that owns the tables"
     else:
         do = "deploy the release that the database was migrated for"

@@ -5,17 +5,18 @@ import re
 import psycopg
 
 from app.config import ROOT
+from app.database.revision import code_revision, revisions
 from tests.support.databases import migrate
 from tests.support.scripts import SCRIPTS
 
 
 def test_there_is_one_head_and_names_are_numbered():
-    assert len(SCRIPTS.get_heads()) == 1
-    revisions = sorted(script.revision for script in SCRIPTS.walk_revisions())
-    for number, revision in enumerate(revisions, start=1):
+    assert SCRIPTS.get_heads() == [code_revision()]
+    oldest_first = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
+    assert tuple(oldest_first) == revisions()  # which are the files' names
+    for number, revision in enumerate(oldest_first, start=1):
         assert revision.startswith(f"{number:04}_")
         assert len(revision) <= 32  # alembic_version.version_num
-        assert (ROOT / "migrations" / "versions" / f"{revision}.py").exists()
 
 
 def test_the_models_say_what_the_migrations_make(database_url):

@@ -1,9 +1,12 @@
-"""Flask's answer as one value: app/server/wsgi.py."""
+"""Flask's answer as one value, app/server/wsgi.py; and what is loaded for it."""
 
 import io
+import subprocess
+import sys
 
 from werkzeug.wsgi import FileWrapper
 
+from app.config import ROOT
 from app.server import wsgi
 
 
@@ -20,3 +23,14 @@ def test_a_file_is_read_to_its_end_and_then_not_again():
         body += part
     assert body == sent
     assert file.closed
+
+
+def test_nothing_is_loaded_that_only_commands_or_rocketchat_need():
+    code = (
+        "import sys; from app import create_app; from app.config import Settings;"
+        " create_app(Settings(database_url='postgresql:///x')); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    assert "app.api.client" in loaded
+    assert loaded.isdisjoint({"alembic", "rich", "app.cli.push_tokens", "urllib3", "apispec"})

@@ -159,4 +159,4 @@ def child_exit(server: Any, worker: Any) -> None:
     folder = settings.prometheus_multiproc_dir or getattr(server, "metrics_folder", None)
     if folder:
         with suppress(OSError):
-            mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
+            mark_process_dead(worker.pid, folder)

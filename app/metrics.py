@@ -165,7 +165,7 @@ def render(folder: str | None) -> bytes:
     registry = REGISTRY
     if folder:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, path=folder)
         for collector in (SINKS, PROCESSES):
             registry.register(collector)
     return generate_latest(registry)

@@ -65,7 +65,7 @@ class RoutedSession(Session):
 db = SQLAlchemy(model_class=Base, session_options={"class_": RoutedSession})
 
 
-class UserSession(db.Model):  # type: ignore[name-defined,misc]
+class UserSession(db.Model):  # type: ignore[name-defined,misc]  # made at run time
     """A sign-in: who has its auth token acts as this user until it ends."""
 
     __tablename__ = "user_sessions"
@@ -125,7 +125,7 @@ def is_valid_session(max_age: int | None = None) -> ColumnElement[bool]:
     return and_(is_live(), fresh)
 
 
-class PushToken(db.Model):  # type: ignore[name-defined,misc]
+class PushToken(db.Model):  # type: ignore[name-defined,misc]  # made at run time
     """A registration: under this push token, this user's device is reached."""
 
     __tablename__ = "push_tokens"
@@ -178,7 +178,7 @@ class PushToken(db.Model):  # type: ignore[name-defined,misc]
     )
 
 
-class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
+class ServiceKey(db.Model):  # type: ignore[name-defined,misc]  # made at run time
     """API key of a service that sends; its scopes say which calls it may make."""
 
     __tablename__ = "service_keys"
@@ -213,7 +213,7 @@ class ServiceKey(db.Model):  # type: ignore[name-defined,misc]
     )
 
 
-class ServiceKeyUse(db.Model):  # type: ignore[name-defined,misc]
+class ServiceKeyUse(db.Model):  # type: ignore[name-defined,misc]  # made at run time
     """When a key was last used; a table of its own, because the serving role may write it."""
 
     __tablename__ = "service_key_uses"
@@ -225,7 +225,7 @@ class ServiceKeyUse(db.Model):  # type: ignore[name-defined,misc]
     used_at: Mapped[Timestamp] = mapped_column(comment="When it was used, to about an hour.")
 
 
-class ServiceKeyEvent(db.Model):  # type: ignore[name-defined,misc]
+class ServiceKeyEvent(db.Model):  # type: ignore[name-defined,misc]  # made at run time
     """Who issued or revoked a key; the database itself says which role and when."""
 
     __tablename__ = "service_key_events"

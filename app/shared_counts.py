@@ -46,7 +46,7 @@ class RoomyDict(mmap_dict.MmapedDict):
             self.write_value(key, 0.0, 0.0)
         if key in self._alone:
             return self._alone[key]
-        value: tuple[float, float] = super().read_value(key)  # type: ignore[no-untyped-call]
+        value: tuple[float, float] = super().read_value(key)  # type: ignore[no-untyped-call]  # theirs has no types
         return value
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
@@ -56,7 +56,7 @@ class RoomyDict(mmap_dict.MmapedDict):
             if not _problems:
                 self.share()
         else:
-            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]  # theirs has no types
         if _problems and time.monotonic() >= _retry_at:
             for file in _files.values():
                 file.share()
@@ -69,7 +69,7 @@ class RoomyDict(mmap_dict.MmapedDict):
                 self._open()
             for key, (value, timestamp) in [*self._alone.items()]:
                 self._init_value(key)
-                super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+                super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]  # theirs has no types
                 del self._alone[key]
         except OSError as error:
             _problems[self._name] = error.strerror or type(error).__name__
@@ -81,7 +81,7 @@ class RoomyDict(mmap_dict.MmapedDict):
         """Close the file."""
         _files.pop(self._name, None)
         _problems.pop(self._name, None)
-        super().close()  # type: ignore[no-untyped-call]
+        super().close()  # type: ignore[no-untyped-call]  # theirs has no types
 
     def _open(self) -> None:
         """Make the file with its blocks, under another name until it has them. Raises OSError."""
@@ -97,7 +97,7 @@ class RoomyDict(mmap_dict.MmapedDict):
             with suppress(OSError):
                 os.unlink(new)
             raise
-        super().__init__(self._name)  # type: ignore[no-untyped-call]
+        super().__init__(self._name)  # type: ignore[no-untyped-call]  # theirs has no types
 
     def _init_value(self, key: str) -> None:
         """Add a key to the file, which grows before that if it must. Raises OSError."""
@@ -106,9 +106,9 @@ class RoomyDict(mmap_dict.MmapedDict):
             os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
             self._capacity *= 2
             self._m = mmap.mmap(self._f.fileno(), self._capacity)
-        super()._init_value(key)  # type: ignore[no-untyped-call]
+        super()._init_value(key)  # type: ignore[no-untyped-call]  # theirs has no types
 
 
 def use() -> None:
     """Have prometheus_client share its counts in such files; before any metric is made."""
-    values.MmapedDict = RoomyDict  # type: ignore[attr-defined, assignment]
+    values.MmapedDict = RoomyDict  # type: ignore[attr-defined, assignment]  # ours in its place

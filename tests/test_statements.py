@@ -1,4 +1,4 @@
-"""Every statement of the service runs on a distributed PostgreSQL, but for those of one room.
+"""Every statement is spelled so that a distributed PostgreSQL plans it, but for those of one room.
 
 All tests watch for it (tests/support/shapes.py). Here each form that Citus refuses is planted.
 """

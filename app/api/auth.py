@@ -62,7 +62,7 @@ def requires_scope(scope: str) -> Callable[[View], View]:
         raise ValueError(f"no such scope: {scope}")
 
     def mark(view: View) -> View:
-        view.scope = scope  # type: ignore[attr-defined]
+        view.scope = scope  # type: ignore[attr-defined]  # a function may bear it
         return view
 
     return mark
@@ -101,7 +101,7 @@ def _note_use(key_hash: bytes) -> None:
 
 def checks_session(view: View) -> View:
     """Mark a view whose own statement checks the session, so that it is not asked for twice."""
-    view.checks_session = True  # type: ignore[attr-defined]
+    view.checks_session = True  # type: ignore[attr-defined]  # as above
     return view
 
 

@@ -172,7 +172,7 @@ def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
                 if part:
                     yield comma + orjson.dumps(part)[1:-1]
                     comma = b","
-        except Exception as error:
+        except Exception as error:  # of any kind: the status has been sent, only the end can tell
             errors.log_cut_short(error)
             raise CutShortError from None
         yield b'],"success":true}'

@@ -122,7 +122,7 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     A message is a pair (text, error type) where the contract has a text of its own for the field,
     else marshmallow's text, which the path of the field goes before.
     """
-    path, message = [], error.normalized_messages()  # type: ignore[no-untyped-call]
+    path, message = [], error.normalized_messages()
     while isinstance(message, dict):
         name, message = next(iter(message.items()))
         if name != SCHEMA:  # what is wrong with an object as a whole

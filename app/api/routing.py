@@ -33,4 +33,4 @@ def init_app(app: Flask) -> None:
     """Have the app route by method and path, just as they came."""
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
-    app.wsgi_app = MethodAndPathOnly(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = MethodAndPathOnly(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way

@@ -26,13 +26,13 @@ def in_one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise  # click ends quietly
     except click.ClickException as error:  # it may repeat a name, or what the system says
-        error.message = printable(error.message)  # type: ignore[misc]
+        error.message = printable(error.message)  # type: ignore[misc]  # click's is Final
         raise
     except (OSError, EmbeddedError) as error:
         raise click.ClickException(printable(str(error))) from None
     except UnavailableError as error:
         raise click.ClickException(f"the database cannot do it now: {error}") from None
-    except Exception as error:
+    except Exception as error:  # the database's own may be within another library's
         cause = original(error)
         if not isinstance(cause, psycopg.Error) and not is_unavailable(error):
             raise

@@ -63,7 +63,7 @@ class LazyCommands(click.Group):
         """
         from flask.cli import ScriptInfo  # noqa: PLC0415 (see above)
 
-        from app.cli.commands import in_one_line  # noqa: PLC0415
+        from app.cli.commands import in_one_line  # noqa: PLC0415 (see above)
 
         ctx.obj = ScriptInfo(create_app=_load)
         with in_one_line():

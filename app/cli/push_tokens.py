@@ -135,7 +135,7 @@ def import_push_tokens(
             )
         except UnreadableError as error:
             problem = str(error)
-        except BaseException:
+        except BaseException:  # Ctrl-C above all
             warn(f"Stopped; committed so far: {importer.summary.as_dict()}")
             raise
     done = importer.summary.as_dict()

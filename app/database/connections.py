@@ -101,7 +101,7 @@ def connector(
             if batch:
                 connection.patience = None
             connection.autocommit = autocommit
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else has it to close
             connection.close()
             raise
         return connection

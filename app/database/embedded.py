@@ -102,7 +102,7 @@ class Server:
                     self._create()
                 if not self.is_running():
                     self._start()
-            except BaseException:
+            except BaseException:  # Ctrl-C too, as the next three
                 os.close(use)
                 raise
         return use

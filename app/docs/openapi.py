@@ -185,7 +185,7 @@ def _security(spec: "APISpec") -> None:
 def build(app: Flask, assets: list[str]) -> bytes:
     """Return the document of all routes of the app as JSON; KeyError for a route it lacks."""
     from apispec import APISpec  # noqa: PLC0415 (see above)
-    from apispec.ext.marshmallow import MarshmallowPlugin  # noqa: PLC0415
+    from apispec.ext.marshmallow import MarshmallowPlugin  # noqa: PLC0415 (see above)
 
     plugin = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
     spec = APISpec(
@@ -198,7 +198,7 @@ def build(app: Flask, assets: list[str]) -> bytes:
     )
     assert plugin.converter  # noqa: S101 (made by APISpec)
     for describe in (_own_fields, _words):
-        plugin.converter.add_attribute_function(describe)  # type: ignore[no-untyped-call]
+        plugin.converter.add_attribute_function(describe)
     _security(spec)
     for name, shape in answers().items():
         spec.components.schema(name, shape)

@@ -43,7 +43,7 @@ def register(asked: Registration) -> Registered | None:
             (outcome,) = end.value
             if outcome is RACED:
                 raise LostRaceError from None
-            return outcome  # type: ignore[no-any-return]
+            return outcome  # type: ignore[no-any-return]  # what a generator returns
 
 
 def of_user(user_id: str) -> Sequence[RowMapping]:

@@ -90,7 +90,7 @@ class Front:
                 answer = await self._answer(scope, receive, record)
         except GoneError:
             return
-        except Exception as error:
+        except Exception as error:  # whatever it is, the caller gets an answer
             answer = refusal(error, record)
             path, headers = scope["raw_path"], dict(scope["headers"])
             answer.headers.extend(self.cors_headers(path, headers))

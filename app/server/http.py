@@ -84,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # What the transport calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP
         """Begin with a connection."""
         super().connection_made(transport)
         self._raw = transport
@@ -117,7 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._check_head(self._head_bytes)
 
-    def eof_received(self) -> bool:  # type: ignore[override]
+    def eof_received(self) -> bool:  # type: ignore[override]  # None there
         """Note that the client sends no more; it may still wait for its answer."""
         self._is_ended = True
         if self._head_bytes and (self._in_head or self._in_body):

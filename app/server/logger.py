@@ -48,7 +48,7 @@ class Handler(logging.Handler):
         """Write a record."""
         try:
             log.stderr.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
-        except Exception:
+        except Exception:  # a line that cannot be made fails no request
             log.stderr.write(b'{"level":"ERROR","message":"a line could not be formatted"}\n')
 
 
@@ -91,7 +91,7 @@ class WithRequestId(logging.Filter):
         return True
 
 
-class GunicornLogger(Logger):  # type: ignore[misc]
+class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's log in the same form, without an access log: request_log.py writes it."""
 
     _has_begun = False

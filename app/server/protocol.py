@@ -94,7 +94,7 @@ class Protocol(LimitedProtocol):
                 return
             fast.head.record.route = fast_path.ROUTE
             self._front.group_commit.register(asked, partial(self._registered, fast, asked))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the caller gets an answer
             fast.head.record.route = fast_path.ROUTE
             self._write(fast, refusal(error, fast.head.record))
 

@@ -38,7 +38,7 @@ def is_draining() -> bool:
     return DRAINING[0] == 1
 
 
-class EventLoopWorker(Worker):  # type: ignore[misc]
+class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """A worker process."""
 
     def init_signals(self) -> None:
@@ -120,8 +120,8 @@ class EventLoopWorker(Worker):  # type: ignore[misc]
             self._front.observe()
             now = loop.time()
             for connection in list(self._server.server_state.connections):
-                if connection.deadline <= now:  # type: ignore[union-attr]
-                    connection.expire()  # type: ignore[union-attr]
+                if connection.deadline <= now:  # type: ignore[union-attr]  # all are Protocol
+                    connection.expire()  # type: ignore[union-attr]  # as above
 
 
 def _return_large_blocks() -> None:

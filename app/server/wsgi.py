@@ -101,7 +101,7 @@ def call(app: Flask, environ: "WSGIEnvironment") -> Answer:
             return b""
         try:
             body = b"".join(_until(iterator, PART))
-        except BaseException:
+        except BaseException:  # also when the thread is told to end
             close()
             raise
         if is_over := len(body) < PART:
@@ -128,7 +128,7 @@ def guard(app: Flask, environ: "WSGIEnvironment") -> Answer | None:
             if app.preprocess_request() is None:
                 return None
             raise RuntimeError("a guard answered instead of raising")
-        except Exception as error:
+        except Exception as error:  # as Flask does around a view
             response = app.finalize_request(app.handle_user_exception(error))
             return Answer(
                 response.status_code, _encoded(response.headers.items()), response.get_data()

@@ -44,7 +44,7 @@ def lines(connection: Connection, app_name: str | None = None) -> Iterator[tuple
     rows = select(*COLUMNS)
     if app_name is not None:
         rows = rows.where(PushToken.app_name == app_name)
-    query = rows.compile(dialect=dialect())  # type: ignore[no-untyped-call]
+    query = rows.compile(dialect=dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
     chunk: list[bytes] = []
     with connection.cursor().copy(f"COPY ({query}) TO STDOUT", query.params) as copy:
         for row in copy.rows():

@@ -110,7 +110,7 @@ def _array(file: "Reader") -> Iterator[Entry]:
             place = text.index("[") + 1
             line += text.count("\n", 0, place)
         while True:
-            gap = _SPACE.match(text, place).group()  # type: ignore[union-attr]
+            gap = _SPACE.match(text, place).group()  # type: ignore[union-attr]  # it matches ""
             if chunk and place + len(gap) == len(text):
                 break
             place += len(gap)

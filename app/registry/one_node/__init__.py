@@ -1,8 +1,9 @@
-"""What only one PostgreSQL can do; every other statement runs on a distributed one (Citus) too.
+"""What only one PostgreSQL can do.
 
 That is to lock several rows in an order, to skip those that are locked, to claim names by advisory
 locks within a statement, and to keep one plan for all values. Each statement that does so is here,
-and bears ONE_NODE, a comment. The tests refuse it anywhere else.
+and bears ONE_NODE, a comment; the tests refuse it anywhere else. Every other statement is spelled
+so that a distributed PostgreSQL (Citus) can plan it too.
 """
 
 ONE_NODE = "/* one node */"

@@ -80,7 +80,20 @@ SELECT to_regclass('push_tokens') IS NOT NULL AS is_migrated,
     EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = to_regclass('push_tokens') AND attname = 'environment'
-    ) AS has_environment \gset
+    ) AS has_environment,
+    to_regclass('pg_dist_partition') IS NOT NULL AS has_citus \gset
+
+-- Citus knows no rights on single columns of a table that it distributes: there the role that
+-- reports gets none, and the one that issues keys may change what it else could only add.
+\if :has_citus
+    SELECT to_regclass('push_tokens') IN (SELECT logicalrelid FROM pg_dist_partition)
+            IS NOT TRUE AS tokens_take_columns,
+        to_regclass('service_keys') IN (SELECT logicalrelid FROM pg_dist_partition)
+            IS NOT TRUE AS keys_take_columns \gset
+\else
+    \set tokens_take_columns yes
+    \set keys_take_columns yes
+\endif
 
 \if :is_migrated
     -- Tables that an earlier install made as another role.
@@ -97,32 +110,41 @@ SELECT to_regclass('push_tokens') IS NOT NULL AS is_migrated,
     GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions, push_tokens TO :"app";
     -- Counts, users, ages; no push token, no hash and no device's id.
     GRANT SELECT ON alembic_version TO :"report";
-    GRANT SELECT (user_id, created_at, expires_at, verified_at, can_sign_in)
-        ON user_sessions TO :"report";
-    GRANT SELECT (app_name, type, user_id, enabled, created_at, updated_at)
-        ON push_tokens TO :"report";
-\endif
-
-\if :has_environment
-    GRANT SELECT (environment) ON push_tokens TO :"report";
+    \if :tokens_take_columns
+        GRANT SELECT (user_id, created_at, expires_at, verified_at, can_sign_in)
+            ON user_sessions TO :"report";
+        GRANT SELECT (app_name, type, user_id, enabled, created_at, updated_at)
+            ON push_tokens TO :"report";
+        \if :has_environment
+            GRANT SELECT (environment) ON push_tokens TO :"report";
+        \endif
+    \endif
 \endif
 
 \if :has_service_keys
     REVOKE ALL ON service_keys FROM :"app", :"issuer", :"report";
     GRANT SELECT ON service_keys TO :"app";
     GRANT SELECT, INSERT ON service_keys TO :"issuer";
-    GRANT UPDATE (revoked_at) ON service_keys TO :"issuer";  -- a key is never changed or removed
-    GRANT SELECT (name, scopes, created_at, revoked_at) ON service_keys TO :"report";
+    \if :keys_take_columns
+        GRANT UPDATE (revoked_at) ON service_keys TO :"issuer";  -- never changed or removed
+        GRANT SELECT (name, scopes, created_at, revoked_at) ON service_keys TO :"report";
+    \else
+        GRANT UPDATE ON service_keys TO :"issuer";
+    \endif
 \endif
 
 \if :has_key_events
     REVOKE ALL ON service_key_uses, service_key_events FROM :"app", :"issuer", :"report";
     GRANT SELECT, INSERT, UPDATE ON service_key_uses TO :"app";
     GRANT SELECT ON service_key_uses TO :"issuer";
-    -- Only added to; the database itself writes down when it was, and which role it was.
-    GRANT SELECT, INSERT (event, name, key_id, scopes, app_names)
-        ON service_key_events TO :"issuer";
-    GRANT SELECT (app_names, expires_at) ON service_keys TO :"report";
+    \if :keys_take_columns
+        -- Only added to; the database itself writes down when it was, and which role it was.
+        GRANT SELECT, INSERT (event, name, key_id, scopes, app_names)
+            ON service_key_events TO :"issuer";
+        GRANT SELECT (app_names, expires_at) ON service_keys TO :"report";
+    \else
+        GRANT SELECT, INSERT ON service_key_events TO :"issuer";
+    \endif
     GRANT SELECT ON service_key_events TO :"report";
 \endif
 

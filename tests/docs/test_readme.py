@@ -25,7 +25,7 @@ DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 WITH_LINKS = [
     ROOT / "README.md",
     *(ROOT / "docs").glob("*.md"),
-    *(ROOT / room / "README.md" for room in ("deploy", "examples", "migrations")),
+    *(ROOT / room / "README.md" for room in ("deploy", "deploy/citus", "examples", "migrations")),
 ]
 SECRET = "[A-Za-z0-9_-]{43}"
 # What differs from one run to the next, and what it has to look like all the same.

@@ -1,6 +1,7 @@
--- Has Citus place the schema of one tenant on one node, with all tables that are in it and will be.
--- Run it on the coordinator as a superuser, after roles.sql has made the schema and before the
--- tables are made:
+-- Has Citus place the schema of one tenant on one node, with all tables that are in it and will be,
+-- and lets the tenant's roles connect to every node. Run it on the coordinator as a superuser, after
+-- roles.sql has made schema and roles and before the tables are made; and again after a node was
+-- added:
 --
 --     psql -X -v ON_ERROR_STOP=1 -v schema=tenant_a "$ADMIN_URL" -f deploy/citus/tenant.sql
 --
@@ -10,3 +11,23 @@
 SET client_min_messages = warning;
 
 SELECT citus_schema_distribute(quote_ident(:'schema')::regnamespace);
+
+-- roles.sql takes from PUBLIC the right to connect, and Citus may not hand on the one that it gives.
+SELECT format(
+        'DO %L', format(
+            'BEGIN
+                PERFORM set_config(''citus.enable_ddl_propagation'', ''off'', true);
+                GRANT CONNECT ON DATABASE %I TO %s;
+            END', current_database(), string_agg(DISTINCT grantee::regrole::text, ', ')
+        )
+    ) AS let_connect
+FROM pg_namespace, aclexplode(nspacl) WHERE nspname = :'schema' AND grantee <> 0 \gset
+SELECT string_agg(nodename || ': ' || result, E'\n') IS NOT NULL AS some_failed,
+    string_agg(nodename || ': ' || result, E'\n') AS failures
+FROM run_command_on_workers(:'let_connect') WHERE NOT success \gset
+\if :some_failed
+    \echo :failures
+    DO $$ BEGIN
+        RAISE EXCEPTION 'not every node lets the roles of the tenant connect';
+    END $$;
+\endif

@@ -59,6 +59,11 @@ def shape(url: str) -> dict[str, str]:
         return {text: kind for kind, text in connection.execute(SHAPE)}
 
 
+def database(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        return connection.info.dbname
+
+
 def execute(url: str, statements: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(statements)
@@ -163,6 +168,7 @@ def test_a_tenants_schema_is_placed_and_its_rights_are_whole_tables(new_database
     url = new_database()
     citus.stand_in(url)
     with Roles.on(url, "tenant_a") as tenant:
+        execute(url, f"REVOKE CONNECT ON DATABASE {database(url)} FROM {tenant.names['app']}")
         for _ in range(2):
             passes("tenant.sql", url, "-v", "schema=tenant_a")
         assert citus.calls(url) == ["citus_schema_distribute(tenant_a)"] * 2
@@ -174,3 +180,17 @@ def test_a_tenants_schema_is_placed_and_its_rights_are_whole_tables(new_database
         with psycopg.connect(tenant.url("report")) as report:
             query = "SELECT has_any_column_privilege('push_tokens', 'SELECT')"
             assert report.execute(query).fetchone() == (False,)
+        with psycopg.connect(tenant.url("app")) as app:  # as it could not, but for tenant.sql
+            assert app.execute("SELECT count(*) FROM push_tokens").fetchone() == (0,)
+
+
+def test_a_node_that_lets_no_tenant_connect_is_named(new_database):
+    url = new_database()
+    citus.stand_in(url)
+    with Roles.on(url, "tenant_a"):
+        broken = citus.BROKEN_WORKER
+        execute(url, broken)
+        done = run("tenant.sql", url, "-v", "schema=tenant_a")
+    assert done.returncode == 3
+    assert "worker: no such role" in done.stdout
+    assert "not every node lets the roles of the tenant connect" in done.stderr

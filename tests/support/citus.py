@@ -76,6 +76,32 @@ RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO calls (call) VALUES (format('citus_schema_distribute(%s)', schemaname))
 $$;
 
+CREATE FUNCTION run_command_on_workers(
+    command text, OUT nodename text, OUT nodeport integer, OUT success boolean, OUT result text
+) RETURNS SETOF record LANGUAGE plpgsql AS $$
+BEGIN
+    nodename := 'worker';
+    success := true;
+    EXECUTE command;
+    RETURN NEXT;
+EXCEPTION WHEN OTHERS THEN
+    success := false;
+    result := sqlerrm;
+    RETURN NEXT;
+END $$;
+
+CREATE FUNCTION citus_set_coordinator_host(host text, port integer DEFAULT 5432)
+RETURNS void LANGUAGE sql AS 'SELECT';
+CREATE FUNCTION citus_add_node(nodename text, nodeport integer)
+RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION citus_check_cluster_node_health(OUT result boolean)
+RETURNS SETOF boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION citus_rebalance_start() RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+CREATE FUNCTION citus_rebalance_status(OUT state text, OUT details jsonb)
+RETURNS SETOF record LANGUAGE sql AS $$ SELECT 'finished', '{}'::jsonb $$;
+CREATE FUNCTION citus_create_restore_point(text)
+RETURNS pg_lsn LANGUAGE sql AS $$ SELECT '0/0'::pg_lsn $$;
+
 CREATE FUNCTION place_table() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO pg_dist_partition
@@ -98,12 +124,20 @@ END $$;
 CREATE EVENT TRIGGER refuse_columns ON ddl_command_start WHEN TAG IN ('GRANT')
     EXECUTE FUNCTION refuse_columns();
 """
+BROKEN_WORKER = """
+SET allow_system_table_mods = on;
+CREATE OR REPLACE FUNCTION pg_catalog.run_command_on_workers(
+    command text, OUT nodename text, OUT nodeport integer, OUT success boolean, OUT result text
+) RETURNS SETOF record LANGUAGE sql AS $$ SELECT 'worker', 5432, false, 'no such role' $$
+"""
 DROP = """
 SET allow_system_table_mods = on;
 DROP EVENT TRIGGER refuse_columns;
 DROP EVENT TRIGGER place_table;
 DROP FUNCTION refuse_columns, place_table, citus_schema_distribute, create_distributed_table,
-    undistribute_table, truncate_local_data_after_distributing_table;
+    undistribute_table, truncate_local_data_after_distributing_table, run_command_on_workers,
+    citus_set_coordinator_host, citus_add_node, citus_check_cluster_node_health,
+    citus_rebalance_start, citus_rebalance_status, citus_create_restore_point;
 DROP TABLE pg_dist_partition, pg_dist_local_group, citus_schemas, calls;
 """
 

@@ -101,24 +101,10 @@ def import_sessions(
         )
     shared = services.current()
     days, deadline = shared.settings.session_days, shared.settings.request_deadline
-    done, problem = session_import.SessionSummary(), None
     missing = None
     if end_missing:
         missing = MissingSessions(_moment_of(file, exported_at), deadline, expect)
-    with ExitStack() as stack:
-        export, size = stack.enter_context(source(file))
-        documents = stack.enter_context(closing(entries(export)))
-        meter = stack.enter_context(Meter("imported", size))
-        try:
-            for done in session_import.run(documents, days, deadline, _report, missing):
-                meter.at(export.tell() if size else 0, done.sessions, done.rejected)
-            if missing:
-                for _ in missing.end():
-                    meter.at(size, done.sessions, done.rejected)
-        except UnreadableError as error:
-            problem = f"{error}. What was read before is imported"
-        except EndsNothingError as error:
-            problem = str(error)
+    done, problem = _import(file, days, deadline, missing)
     if missing:
         print_json(**asdict(done), ended=missing.ended, tokens=missing.removed)
     else:
@@ -131,6 +117,28 @@ def import_sessions(
             " push tokens."
         )
     note_success("sessions import")
+
+
+def _import(
+    file: str, days: int, deadline: float, missing: MissingSessions | None
+) -> tuple[session_import.SessionSummary, str | None]:
+    """Import what is in a file, and end what is missing; return the counts and what went wrong."""
+    done = session_import.SessionSummary()
+    with ExitStack() as stack:
+        export, size = stack.enter_context(source(file))
+        documents = stack.enter_context(closing(entries(export)))
+        meter = stack.enter_context(Meter("imported", size))
+        try:
+            for done in session_import.run(documents, days, deadline, _report, missing):
+                meter.at(export.tell() if size else 0, done.sessions, done.rejected)
+            if missing:
+                for _ in missing.end():
+                    meter.at(size, done.sessions, done.rejected)
+        except UnreadableError as error:
+            return done, f"{error}. What was read before is imported"
+        except EndsNothingError as error:
+            return done, str(error)
+    return done, None
 
 
 def _fail_for(problem: str | None, missing: MissingSessions | None, file: str) -> None:

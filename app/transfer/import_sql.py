@@ -2,6 +2,11 @@
 
 A batch is one transaction. It locks sessions first, in token_hash order, then registrations in
 (app_name, token) order, like every other writer; the statements before these only read.
+
+They join the batch with the tables, which a distributed PostgreSQL does not plan where these are
+spread. One spelling for both was tried: what a batch concerns is copied beside it first, and is
+joined there. It costs PostgreSQL 2 to 21 % more CPU for new rows, 15 % more for newer ones, and
+twice as much where nothing changes. So these stay.
 """
 
 from datetime import datetime

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.support.threaded import running
+
 DROP = 0  # instead of a status: the connection is closed without an answer
 
 
@@ -96,12 +98,7 @@ def relay(
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+    with running(server):
         seen.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield seen
-        finally:
-            server.shutdown()
-            thread.join()
+        yield seen

@@ -69,7 +69,7 @@ def check_number(connection: Connection, settings: Settings) -> Finding:
     """Check that the server takes as many connections as the workers may open."""
     if connection.limits:
         return Finding("connections", "right", "as many as the pooler takes")
-    each = settings.database_pool_size + 2
+    each = settings.database_pool_size + 3
     needed = settings.web_concurrency * each
     allowed = _one(connection, CONNECTIONS)[0]
     says = (

@@ -5,9 +5,9 @@ caller executes each one and sends the rows back, in autocommit where there are 
 
 Nearly every registration renews a row whose user and device stay, or brings a new value, of a new
 device or in place of the device's former one: one statement. What moves to another user, gets a
-name or takes a value that the device's user has already goes on to a second one: it locks all rows
-at stake, deletes them, and inserts what takes their place. No unique key is ever violated: a row
-that another transaction inserted at that moment is left alone, and the member is to be tried
+name or takes a value that the device's user has already goes on to a second one: it locks all
+rows at stake, deletes them, and inserts what takes their place. No unique key is ever violated: a
+row that another transaction inserted at that moment is left alone, and the member is to be tried
 again.
 """
 
@@ -22,11 +22,16 @@ from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, R
 
 __all__ = [
     "RACED",
-    "Raced",
+    "UNSETTLED",
+    "Outcome",
     "Registered",
     "Registration",
+    "Steps",
+    "Unwritten",
+    "first_round",
     "register",
-    "rounds",
+    "renew_or_add",
+    "wanted",
 ]
 
 
@@ -56,50 +61,80 @@ class Registered(NamedTuple):
     outcome: str
 
 
-class Raced:
-    """Stands for a registration that lost a race: it is to be tried again, alone."""
+class Unwritten:
+    """Stands for a registration that was not written, though there is a session for it."""
 
 
-RACED: Final = Raced()
+UNSETTLED: Final = Unwritten()  # not by `renew_or_add` alone
+RACED: Final = Unwritten()  # it lost a race: it is to be tried again, alone
 
 
-Statement = tuple[str, dict[str, Any]]
+Outcome = Registered | Unwritten | None
 Rows = Sequence[Sequence[Any]]
+Statement = tuple[str, dict[str, Any]]
+Steps = Generator[Statement, Rows, list[Outcome]]
 # By the name that stands for each: the place in what was asked, and what to store.
 Members = dict[str, tuple[int, Registration]]
 
 
-def rounds(asked: Sequence[Registration]) -> list[list[int]]:
-    """Split registrations so that no round has a push token or a device twice.
+def first_round(asked: Sequence[Registration]) -> tuple[list[int], list[int]]:
+    """Split registrations so that the first part has no push token and no device twice.
 
-    Returns their places in `asked`, in order. One round nearly always; the second of two is
-    answered as if they had come alone.
+    Returns the places in `asked` of that part, and of the others, both in order. Others there are
+    hardly ever; each wants what one before it wants, and is to be written after that.
     """
-    places: list[list[int]] = []
-    taken: dict[tuple[str, ...], int] = {}  # by value or device: the first round without it
+    first: list[int] = []
+    others: list[int] = []
+    taken: set[tuple[str, ...]] = set()
     for place, one in enumerate(asked):
-        keys: list[tuple[str, ...]] = [(one.app_name, one.token)]
-        if one.device_id is not None:
-            keys.append((one.user_id, one.app_name, one.device_id))
-        if one.voip_token is not None:
-            keys.append((one.app_name, one.voip_token))
-        number = max(taken.get(key, 0) for key in keys)
-        if number == len(places):
-            places.append([])
-        places[number].append(place)
-        taken.update(dict.fromkeys(keys, number + 1))
-    return places
+        keys = wanted(one)
+        (first if taken.isdisjoint(keys) else others).append(place)
+        taken.update(keys)
+    return first, others
 
 
-def register(
-    asked: Sequence[Registration],
-) -> Generator[Statement, Rows, list[Registered | Raced | None]]:
-    """Register one round (see `rounds`); return what became of each, in order.
+def wanted(one: Registration) -> tuple[tuple[str, ...], ...]:
+    """Name what a registration writes: the rows of its push tokens and of its device."""
+    value = (one.app_name, one.token)
+    if one.device_id is None:
+        return (value,)
+    device = (one.user_id, one.app_name, one.device_id)
+    if one.voip_token is None:
+        return value, device
+    return value, device, (one.app_name, one.voip_token)
 
-    Yields statements with their parameters, and wants the rows of each sent back. None stands
-    for a registration without a valid session, RACED for one that lost a race.
+
+def register(asked: Sequence[Registration]) -> Steps:
+    """Register one round (see `first_round`), whatever it takes.
+
+    Yields statements with their parameters, and wants the rows of each sent back. Returns what
+    became of each registration, in order: None stands for one without a valid session, RACED for
+    one that lost a race.
     """
-    outcomes: list[Registered | Raced | None] = [None] * len(asked)
+    outcomes, left = yield from _renew_or_add(asked)
+    if left:
+        rows = yield REPLACE, _parameters(left)
+        for place, _ in _take(rows, left, outcomes).values():
+            outcomes[place] = RACED
+    return outcomes
+
+
+def renew_or_add(asked: Sequence[Registration]) -> Steps:
+    """Register of one round what the quick statement can, as `register` does.
+
+    UNSETTLED stands for what wants `register`.
+    """
+    outcomes, left = yield from _renew_or_add(asked)
+    for place, _ in left.values():
+        outcomes[place] = UNSETTLED
+    return outcomes
+
+
+def _renew_or_add(
+    asked: Sequence[Registration],
+) -> Generator[Statement, Rows, tuple[list[Outcome], Members]]:
+    """Return the outcomes, and the members that are signed in and were not written."""
+    outcomes: list[Outcome] = [None] * len(asked)
     members: Members = {fresh_id(): (place, one) for place, one in enumerate(asked)}
     for place, one in enumerate(asked):
         if one.voip_token is not None:
@@ -109,12 +144,7 @@ def register(
             )
     is_named = any(one.device_id is not None for one in asked)
     rows = yield REGISTER if is_named else REGISTER_UNNAMED, _parameters(members)
-    others = _take(rows, members, outcomes)
-    if others:
-        rows = yield REPLACE, _parameters(others)
-        for place, _ in _take(rows, others, outcomes).values():
-            outcomes[place] = RACED
-    return outcomes
+    return outcomes, _take(rows, members, outcomes)
 
 
 def _parameters(members: Members) -> dict[str, Any]:
@@ -138,7 +168,7 @@ def _parameters(members: Members) -> dict[str, Any]:
     return {"asked": orjson.dumps(rows).decode()}
 
 
-def _take(rows: Rows, members: Members, outcomes: list[Registered | Raced | None]) -> Members:
+def _take(rows: Rows, members: Members, outcomes: list[Outcome]) -> Members:
     """Note what was written; return the members that are signed in and were not.
 
     A member of type voip belongs to another one, whose outcome is that of both.

@@ -7,8 +7,8 @@ from app.api import errors
 from app.registry.registration import Registered, Registration
 from app.server import fast_path
 from app.server.front import Front, refusal
-from app.server.group_commit import Outcome
 from app.server.http import Head, LimitedProtocol
+from app.server.lane import Told
 from app.server.wsgi import Answer
 
 
@@ -98,7 +98,7 @@ class Protocol(LimitedProtocol):
             fast.head.record.route = fast_path.ROUTE
             self._write(fast, refusal(error, fast.head.record))
 
-    def _registered(self, fast: FastCycle, asked: Registration, outcome: Outcome) -> None:
+    def _registered(self, fast: FastCycle, asked: Registration, outcome: Told) -> None:
         """Answer with what became of a registration."""
         if isinstance(outcome, Registered):
             fast.head.record.user_id = asked.user_id

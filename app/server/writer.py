@@ -9,10 +9,9 @@ import psycopg
 from app import metrics
 from app.database.connections import Connection
 from app.database.exchange import Exchange
-from app.registry import registration
 from app.registry.held import find_held
 from app.registry.one_node import SESSION_SETTINGS
-from app.registry.registration import Registration
+from app.registry.registration import Outcome, Registration, Steps
 
 RENEWAL_PAUSE = 10.0  # seconds until the next try to replace an old connection
 
@@ -48,18 +47,24 @@ class Writer:
         """Tell whether there is a connection; not that it still works."""
         return self._exchange is not None and self._exchange.is_open
 
-    async def write(self, asked: Sequence[Registration], deadline: float) -> Sequence[object]:
-        """Store registrations of one round (`registration.rounds`); return what became of each.
+    async def write(
+        self,
+        verb: Callable[[Sequence[Registration]], Steps],
+        asked: Sequence[Registration],
+        deadline: float,
+    ) -> Sequence[Outcome]:
+        """Store registrations of one round by a verb of app/registry/registration.py.
 
-        As registering twice is registering, a connection found dead is replaced and the statement
-        sent again, once and before `deadline` (of the loop's clock). Raises psycopg.Error.
+        Returns what became of each. As registering twice is registering, a connection found dead
+        is replaced and the statement sent again, once and before `deadline` (of the loop's clock).
+        Raises psycopg.Error.
         """
         is_spare_left = True
         while True:
             exchange = None
             try:
                 exchange = await self._connected()
-                return await exchange.run(registration.register(asked))
+                return await exchange.run(verb(asked))
             except psycopg.Error as error:
                 metrics.count_database_error(error)
                 is_lost = exchange is not None and not exchange.is_open

@@ -95,7 +95,7 @@ def test_a_limit_of_connections_is_told_before_and_after_it_is_met(role, doctor)
         connection.execute(limit.format(name, number))
         found = doctor(database_url=url)["connections"]
         assert found["state"] == state
-        assert "2 workers open up to 7 connections each" in found["says"]
+        assert "2 workers open up to 8 connections each" in found["says"]
         assert f"allow {number}" in found["says"]
         assert "WEB_CONCURRENCY" in found["do"]
     connection.execute(limit.format(name, 0))

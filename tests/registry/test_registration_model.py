@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from psycopg.rows import dict_row
 
 from app.identifiers import ID_LENGTH
-from app.registry.registration import Registration, rounds
+from app.registry.registration import Registration, first_round
 from tests.support.registering import connect, run, run_all
 
 SESSIONS = {
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
     @rule(group=st.lists(asking(), min_size=2, max_size=4))
     def register_together(self, group: list[Registration]) -> None:
         """A round is as if its members had come one after the other, in some order."""
-        together = [group[place] for place in rounds(group)[0]]
+        together = [group[place] for place in first_round(group)[0]]
         could_be = []
         for order in permutations(together):
             model = self.model.copy()

@@ -4,9 +4,11 @@ Groups form at will: the statements wait at a gate (tests/support/committing.py)
 """
 
 import asyncio
+import itertools
 import json
 import threading
 import time
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -75,26 +77,47 @@ def test_of_the_same_device_the_last_wins_and_each_is_answered(commit, alice, da
     assert {row["token"] for row in database.push_tokens()} == {"first", "t3"}
 
 
-def test_a_crowd_that_wants_one_push_token_delays_no_other(commit, gates, alice, bob):
-    """It waits for itself: the next group is written while the crowd's are held up."""
-    passed, free = gates.pass_through, threading.Event()
+@contextmanager
+def holding(gates, token, passes=0):
+    """Hold up statements for this push token alone, but for the first ones."""
+    passed, free, seen = gates.pass_through, threading.Event(), itertools.count()
 
-    async def hold_the_crowd(parameters: dict[str, str]) -> None:
+    async def hold(parameters: dict[str, str]) -> None:
         await passed(parameters)
         tokens = [member["token"] for member in json.loads(parameters["asked"])]
-        while tokens == ["t"] and not free.is_set():
-            await asyncio.sleep(0.001)
+        if tokens == [token] and next(seen) >= passes:
+            while not free.is_set():
+                await asyncio.sleep(0.001)
 
-    gates.pass_through = hold_the_crowd
-    members = [*(asked(alice, "t") for _ in range(50)), asked(bob, "u")]
+    gates.pass_through = hold
     try:
+        yield
+    finally:
+        free.set()
+
+
+def test_a_crowd_that_wants_one_push_token_delays_no_other(commit, gates, alice, bob):
+    """It waits for itself: the next group is written while the crowd's are held up."""
+    with holding(gates, "t"):
+        members = [*(asked(alice, "t") for _ in range(50)), asked(bob, "u")]
         crowd = commit.group(asked(alice, "first"), members)
         for number in range(5):
             assert commit.register(asked(bob, f"b{number}"))["user_id"] == "bob"
         assert sum(future.done() for future in crowd) == 2  # the first of the crowd, and bob's
-    finally:
-        free.set()
     assert all(future.result(10) for future in crowd)
+
+
+def test_what_moves_to_another_user_delays_no_other(commit, gates, alice, bob):
+    """Nor what wants it meanwhile: all of it is written beside the groups, in order."""
+    commit.register(asked(alice, "t"))
+    with holding(gates, "t", passes=1):  # the group, which cannot move it
+        moving = [commit.submit(asked(bob, "t"))]
+        wait_for(lambda: commit.commit._in_second)
+        moving += [commit.submit(asked(alice, "t")), commit.submit(asked(bob, "t"))]
+        for number in range(5):
+            assert commit.register(asked(alice, f"a{number}"))["user_id"] == "alice"
+        assert not any(future.done() for future in moving)
+    assert [future.result(10)["user_id"] for future in moving] == ["bob", "alice", "bob"]
 
 
 def test_who_is_not_signed_in_gets_none_and_spoils_nothing(commit, alice, database):
@@ -159,7 +182,7 @@ class TestLocks:
         commit.register(asked(bob, "held"))
         holder.execute("SELECT 1 FROM user_sessions WHERE user_id = 'bob' FOR UPDATE")
         waiting = [commit.submit(asked(bob, "held"))]
-        wait_for(lambda: commit.commit._held)
+        wait_for(lambda: commit.commit._in_alone)
         waiting += [commit.submit(asked(bob, f"of bob {n}")) for n in range(20)]
         for number in range(20):
             start = time.monotonic()
@@ -167,7 +190,7 @@ class TestLocks:
             assert time.monotonic() - start < group_commit.LOCK_TIMEOUT
         holder.commit()
         assert all(future.result(20) for future in waiting)
-        assert not commit.commit._held
+        assert not commit.commit._in_alone
 
 
 def test_a_member_that_the_database_refuses_fails_alone(commit, alice, database):

@@ -9,11 +9,12 @@ import psycopg
 
 from app.registry.one_node import SESSION_SETTINGS
 from app.registry.registration import (
-    Raced,
+    Outcome,
     Registered,
     Registration,
+    Unwritten,
+    first_round,
     register,
-    rounds,
 )
 
 
@@ -25,9 +26,7 @@ def connect(url: str, **options: Any) -> psycopg.Connection[Any]:
     return connection
 
 
-def run(
-    connection: psycopg.Connection[Any], asked: Sequence[Registration]
-) -> list[Registered | Raced | None]:
+def run(connection: psycopg.Connection[Any], asked: Sequence[Registration]) -> list[Outcome]:
     """Register one round; return what became of each."""
     steps, rows = register(asked), None
     while True:
@@ -42,13 +41,17 @@ def run_all(
     connection: psycopg.Connection[Any], asked: Sequence[Registration], tries: int = 300
 ) -> tuple[list[Registered | None], int]:
     """Register all, whoever lost a race alone and again; return the results, and races lost."""
-    results: list[Registered | Raced | None] = [None] * len(asked)
+    results: list[Outcome] = [None] * len(asked)
     lost = 0
-    for places in rounds(asked):
+    left = list(range(len(asked)))
+    while left:
+        first, others = first_round([asked[place] for place in left])
+        places = [left[n] for n in first]
+        left = [left[n] for n in others]
         for place, result in zip(places, run(connection, [asked[n] for n in places]), strict=True):
             results[place] = result
         for place in places:
-            while isinstance(results[place], Raced):
+            while isinstance(results[place], Unwritten):
                 lost += 1
                 assert lost < tries * len(asked), "lost every race"
                 time.sleep(random.uniform(0, 0.02))  # as the service does

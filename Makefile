@@ -1,10 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# So many tests run at once, each worker with databases of its own; JOBS=0: one after the other.
+# So many files of tests run at once, each worker with databases of its own, and what a file starts
+# is started once; JOBS=0: one after the other.
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest
-AT_ONCE := -n $(JOBS) --dist worksteal
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With extras, or pip takes `coverage[toml]` for a second, unpinned package once a newer one is out.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
 	--no-strip-extras --custom-compile-command 'make lock' --python-version 3.11

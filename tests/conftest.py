@@ -42,6 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that are in no folder, or the longest of them is the last to begin."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def watch(tmp_path_factory) -> Iterator[shapes.Watch]:
     """Sees every statement of the service, here and in the processes that tests start."""
@@ -53,6 +58,7 @@ def watch(tmp_path_factory) -> Iterator[shapes.Watch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REFUSED_STATEMENTS", str(folder))
         patch.setenv("PYTHONPATH", watched, prepend=":")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # or each compiles all of the app
         yield watch
 
 

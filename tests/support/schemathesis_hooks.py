@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.api.service_schemas import Cursor
 
 USER = "schemathesis"
+DATABASE = psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True)
 
 # The formats are ours; JSON Schema has no word for bytes of UTF-8.
 for limit in (64, 255, 2048):
@@ -59,11 +60,10 @@ class Credentials:
         # Who signs out elsewhere must not end the sessions of the calls beside it.
         ends_others = case.operation.path.endswith("removeOtherTokens")
         user_id = f"{USER} {secrets.token_hex(8)}" if ends_others else USER
-        with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as connection:
-            connection.execute(
-                "INSERT INTO user_sessions (token_hash, user_id) VALUES (%s, %s)",
-                (hashlib.sha256(auth_token.encode()).digest(), user_id),
-            )
+        DATABASE.execute(
+            "INSERT INTO user_sessions (token_hash, user_id) VALUES (%s, %s)",
+            (hashlib.sha256(auth_token.encode()).digest(), user_id),
+        )
         return user_id, auth_token
 
     def set(self, case, data, context):

@@ -23,7 +23,7 @@ from tests.support import shapes
 from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
-from tests.support.roles import Roles
+from tests.support.roles import Roles, partition
 
 
 class Urls(NamedTuple):
@@ -39,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--as-app-role",
         action="store_true",
         help="migrate as the owner, and serve as the app role, of deploy/postgresql/roles.sql",
+    )
+    parser.addoption(
+        "--partitioned",
+        action="store_true",
+        help="on the partitions of deploy/postgresql/partition.sql",
     )
 
 
@@ -111,12 +116,15 @@ def new_database(server_url: str) -> Iterator[object]:
 def migrated(new_database, request) -> Iterator[Urls]:
     """A migrated database of this run's own."""
     url = new_database()
+    split = partition if request.config.getoption("--partitioned") else lambda _: None
     if not request.config.getoption("--as-app-role"):
         migrate(url, "upgrade", "head")
+        split(url)
         yield Urls(url, url, url)
         return
     with Roles.on(url) as roles:
         migrate(roles.url("owner"), "upgrade", "head")
+        split(url)
         roles.grant()
         yield Urls(url, roles.url("app"), roles.url("issuer"))
 

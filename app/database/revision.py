@@ -26,5 +26,8 @@ def code_revision() -> str:
 
 def estimated_rows() -> float:
     """Return the estimated number of registrations; 0 or less when there is no estimate."""
-    size = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)")
+    size = text(
+        "SELECT sum(reltuples) FROM pg_class WHERE relkind = 'r' AND (oid = to_regclass(:name)"
+        " OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(:name)))"
+    )
     return db.session.scalar(size, {"name": PushToken.__tablename__}) or 0

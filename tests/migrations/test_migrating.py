@@ -13,6 +13,7 @@ import pytest
 
 from app.config import ROOT
 from tests.support.databases import migrate
+from tests.support.roles import partition
 from tests.support.scripts import SCRIPTS
 
 HEAD = SCRIPTS.get_current_head()
@@ -128,11 +129,11 @@ def has_column(url: str) -> bool:
         return connection.execute(query).fetchone() is not None
 
 
-def index(url: str) -> tuple[bool, bool] | None:
+def index(url: str, name: str = "ix_try") -> tuple[bool, bool] | None:
     """Return whether the index is valid and unique."""
-    query = "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = to_regclass('ix_try')"
+    query = "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = to_regclass(%s)"
     with psycopg.connect(url) as connection:
-        return connection.execute(query).fetchone()
+        return connection.execute(query, [name]).fetchone()
 
 
 def test_a_table_in_use_is_tried_again_and_nobody_waits_for_the_deployer(deployer):
@@ -253,6 +254,23 @@ def test_an_index_whose_build_is_cut_short_is_built_by_the_next_deployer(deploye
     assert (deployer.revision(), index(deployer.url)) == ("0091_index", (True, False))
     assert deployer.run("downgrade", HEAD)[0] == 0
     assert index(deployer.url) is None
+
+
+def test_partitions_get_their_indexes_while_rows_are_written(deployer):
+    """None is built concurrently for all of them at once; see deploy/postgresql/partition.sql."""
+    deployer.add("0091_index", BUILD_INDEX, 'operations.drop_index("ix_try", "push_tokens")')
+    partition(deployer.url)
+    try:
+        with using(deployer.url, WRITE):
+            process = deployer.start()
+            while index(deployer.url, "ix_try_of_push_tokens_p16_0") is None:
+                time.sleep(0.05)
+        assert end(process)[0] == 0
+        assert index(deployer.url) == (True, False)
+        assert deployer.run("downgrade", HEAD)[0] == 0
+        assert index(deployer.url) is None
+    finally:
+        partition(deployer.url, 0)
 
 
 def test_claiming_a_table_waits_longer_than_a_lock_and_stops_no_writer(deployer):

@@ -30,6 +30,12 @@ def psql(url: str, script: str, *arguments: str) -> None:
     assert not done.returncode
 
 
+def partition(url: str, number: int = 16) -> None:
+    """Make push_tokens a table of so many partitions; 0: a plain one again."""
+    script = (ROOT / "deploy" / "postgresql" / "partition.sql").read_text()
+    psql(url, script, "-v", f"partitions={number}")
+
+
 @dataclass(frozen=True)
 class Roles:
     """The roles of a database."""

@@ -176,17 +176,17 @@ claimed AS MATERIALIZED (
 gone AS (
     DELETE FROM push_tokens p
     USING (
-        SELECT c.fresh_id, h.stored
+        SELECT c.fresh_id, h.*
         FROM claimed c
         CROSS JOIN LATERAL (
-            SELECT p.ctid AS stored
+            SELECT p.ctid AS stored, p.app_name, p.token
             FROM push_tokens p
             WHERE p.ctid = c.former AND {_is_of_device("c")} AND {_is_of_kind("c")}
                 AND {_claim("p.app_name", "p.token")}
             FOR UPDATE SKIP LOCKED
         ) h
     ) h
-    WHERE p.ctid = h.stored
+    WHERE p.ctid = h.stored AND p.app_name = h.app_name AND p.token = h.token
     RETURNING h.fresh_id, p.id, p.created_at
 ),
 added AS (

@@ -22,7 +22,7 @@ ALIVE = {"status": "ok", "version": VERSION}  # what a living process answers
 READ_ONLY = "the database takes no writes: it is a standby, or read-only"
 UNREADY: dict[type[BaseException], str] = {
     ReadOnlyServerError: READ_ONLY,
-    WrongEncodingError: "the database is not in UTF8; `flask doctor` says what to do",
+    WrongEncodingError: "the database is not in UTF8; `push-tokens doctor` says what to do",
 }
 
 ALEMBIC_VERSION = table("alembic_version", column("version_num"))

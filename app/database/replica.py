@@ -59,6 +59,8 @@ class Replica:
         self._written: str | None = None
         self._written_at = -WRITTEN_EVERY
         self.problem: str | None = None  # why the primary is asked instead
+        for server in ("replica", "primary"):
+            metrics.READS.labels(server)  # counts from nothing on, so that a rate sees the first
 
     def close(self) -> None:
         """Close the connections."""

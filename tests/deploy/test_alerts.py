@@ -46,7 +46,7 @@ def test_every_alert_is_tested_and_explained():
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     tests = (RULES.parent / "rules_test.yml").read_text()
     manual = (ROOT / "deploy" / "README.md").read_text()
-    assert len(alerts) == 18
+    assert len(alerts) == 19
     for alert in alerts:
         assert re.search(rf"alertname: {alert}\s+exp_alerts:", tests), alert
         assert f"`{alert}`" in manual
@@ -69,7 +69,7 @@ def test_promtool_can_read_the_dashboard_s_queries(tmp_path):
 
 def test_every_metric_route_and_status_that_they_name_is_at_metrics(database_url, database, alice):
     """A query that names what isn't there is silent for ever."""
-    with serve(database_url) as live:
+    with serve(database_url, DATABASE_READ_URL=database_url) as live:
         for path, method in ((URL, "POST"), (URL, "GET"), ("/readyz", "GET"), ("/healthz", "GET")):
             ask(live, path, body() if method == "POST" else None, method, **alice.headers)
         ask(live, "/metrics", method="GET")

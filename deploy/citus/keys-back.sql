@@ -14,6 +14,15 @@ SET client_min_messages = warning;
     \set remove no
 \endif
 
+SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'push_tokens'::regclass)
+    AS has_partitions \gset
+\if :has_partitions
+    DO $$ BEGIN
+        RAISE EXCEPTION 'push_tokens has partitions'
+            USING HINT = 'make it one table first: deploy/postgresql/partition.sql -v partitions=0';
+    END $$;
+\endif
+
 BEGIN;
 SET LOCAL lock_timeout = '5s';
 LOCK TABLE user_sessions, push_tokens IN ACCESS EXCLUSIVE MODE;
@@ -61,7 +70,7 @@ SELECT :orphans + :doubles > 0 AS some_must_go, :'remove' = 'yes' AS may_remove 
         );
     \else
         DO $$ BEGIN
-            RAISE EXCEPTION 'registrations stand against the keys; nothing was changed'
+            RAISE EXCEPTION 'registrations stand against the keys; no row and no key was changed'
                 USING HINT = 'run "DATABASE_DISTRIBUTED=citus push-tokens sweep", and then this'
                     ' script again; or give it -v remove=yes, which deletes them.';
         END $$;

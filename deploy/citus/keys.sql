@@ -10,6 +10,15 @@
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
 
+SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'push_tokens'::regclass)
+    AS has_partitions \gset
+\if :has_partitions
+    DO $$ BEGIN
+        RAISE EXCEPTION 'push_tokens has partitions'
+            USING HINT = 'make it one table first: deploy/postgresql/partition.sql -v partitions=0';
+    END $$;
+\endif
+
 SELECT EXISTS (
         SELECT FROM pg_constraint
         WHERE conrelid = 'push_tokens'::regclass AND contype = 'p' AND cardinality(conkey) = 1

@@ -30,15 +30,7 @@ SELECT to_regclass('pg_dist_partition') IS NOT NULL AS has_citus \gset
 SELECT 'user_sessions'::regclass NOT IN (SELECT logicalrelid FROM pg_dist_partition)
         AS sessions_are_here,
     'push_tokens'::regclass NOT IN (SELECT logicalrelid FROM pg_dist_partition)
-        AS tokens_are_here,
-    EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'push_tokens'::regclass)
-        AS has_partitions \gset
-\if :has_partitions
-    DO $$ BEGIN
-        RAISE EXCEPTION 'push_tokens has partitions'
-            USING HINT = 'make it one table first, by deploy/postgresql/partition.sql.';
-    END $$;
-\endif
+        AS tokens_are_here \gset
 
 BEGIN;
 SET LOCAL lock_timeout = '5s';

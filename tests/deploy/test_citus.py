@@ -7,7 +7,7 @@ from tests.support import citus
 from tests.support.citus import run
 from tests.support.databases import migrate
 from tests.support.filled import contents, fill
-from tests.support.roles import Roles
+from tests.support.roles import Roles, psql
 
 SHAPE = """
 SELECT 'constraint', conrelid::regclass::text || ' ' || conname || ' ' || pg_get_constraintdef(oid)
@@ -31,7 +31,7 @@ FROM (SELECT * FROM push_tokens ORDER BY id LIMIT 2) held, generate_series(1, 2)
 INSERT INTO push_tokens (id, app_name, token, type, user_id, session_hash, device_id)
 VALUES ('orphan', 'app0', 'orphan', 'gcm', 'user0', sha256('gone'), 'orphan');
 """
-REFUSED = "registrations stand against the keys; nothing was changed"
+REFUSED = "registrations stand against the keys; no row and no key was changed"
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,18 @@ def test_spread_half_way_it_goes_on(played):
     assert citus.calls(played.database) == ["undistribute_table(user_sessions)"]
     played.grant()
     assert shape(owner) == before
+
+
+def test_what_has_partitions_is_refused(roles):
+    before = shape(roles.database)
+    halved = (citus.SCRIPTS.parent / "postgresql" / "partition.sql").read_text()
+    psql(roles.database, halved, "-v", "partitions=2")
+    for script in ("keys.sql", "keys-back.sql"):
+        done = run(script, roles.url("owner"))
+        assert done.returncode == 3
+        assert "push_tokens has partitions" in done.stderr
+    psql(roles.database, halved, "-v", "partitions=0")
+    assert shape(roles.database) == before
 
 
 def test_spreading_needs_citus(roles):

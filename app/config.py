@@ -54,6 +54,12 @@ def _pooler(text: str) -> str:
     return text.lower()
 
 
+def _distributed(text: str) -> str:
+    if text.lower() != "citus":
+        raise ValueError(f"must be citus, or unset, not {text!r}")
+    return text.lower()
+
+
 def _auth_backend(text: str) -> str:
     if text not in ("local", "rocketchat"):
         raise ValueError(f"must be local or rocketchat, not {text!r}")
@@ -107,6 +113,7 @@ class Settings:
     database_read_url: str | None = _setting(None, _database_url)
     read_max_lag_seconds: float = _setting(10.0, _number(0.1, 86400, float))
     database_pooler: str | None = _setting(None, _pooler)
+    database_distributed: str | None = _setting(None, _distributed)
     database_pool_size: int = _setting(5, _number(1, 1000))
     database_connect_timeout: int = _setting(3, _number(2, 60))
     database_lock_timeout: float = _setting(1.0, _number(0.1, 3600, float))
@@ -132,6 +139,10 @@ class Settings:
         """Raise ConfigError for settings that do not go together."""
         if self.auth_backend == "rocketchat" and not self.rocketchat_url:
             raise ConfigError("ROCKETCHAT_URL", "is not set, and AUTH_BACKEND=rocketchat needs it")
+
+        if self.database_distributed and self.database_pooler:
+            problem = "must be unset where DATABASE_DISTRIBUTED is set: name the entry node itself"
+            raise ConfigError("DATABASE_POOLER", problem)
 
     @property
     def recheck(self) -> int | None:

@@ -4,8 +4,10 @@ Everything commits for real, as the hot path does by itself: no savepoint could 
 """
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import psycopg
@@ -23,7 +25,7 @@ from tests.support import shapes
 from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
-from tests.support.roles import Roles, partition
+from tests.support.roles import Roles, partition, psql
 
 
 class Urls(NamedTuple):
@@ -45,6 +47,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="on the partitions of deploy/postgresql/partition.sql",
     )
+    parser.addoption(
+        "--spread",
+        action="store_true",
+        help="on the keys of deploy/citus/keys.sql, with DATABASE_DISTRIBUTED=citus",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With --spread every service of the run is told so, here and in what the tests start."""
+    if config.getoption("--spread"):
+        os.environ["DATABASE_DISTRIBUTED"] = "citus"
+        Settings.__init__.__kwdefaults__["database_distributed"] = "citus"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,6 +87,23 @@ def no_statement_is_refused(watch: shapes.Watch) -> Iterator[None]:
     yield
     refused = watch.take()
     assert not refused, "a distributed PostgreSQL refuses: " + " | ".join(refused)
+
+
+@pytest.fixture(scope="session")
+def is_spread(request) -> bool:
+    """Whether the tables have the keys of spread ones, which promise less (docs/contract.md)."""
+    return bool(request.config.getoption("--spread"))
+
+
+@pytest.fixture
+def sweep(is_spread, runner) -> Callable[[], None]:
+    """Mend what a race left: on one PostgreSQL there is nothing, so nothing is done."""
+
+    def mend() -> None:
+        if is_spread:
+            assert runner.invoke(args=["push-tokens", "sweep"]).exit_code == 0
+
+    return mend
 
 
 @pytest.fixture(scope="session")
@@ -113,10 +144,13 @@ def new_database(server_url: str) -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def migrated(new_database, request) -> Iterator[Urls]:
+def migrated(new_database, request, is_spread) -> Iterator[Urls]:
     """A migrated database of this run's own."""
     url = new_database()
     split = partition if request.config.getoption("--partitioned") else lambda _: None
+    if is_spread:
+        keys = (ROOT / "deploy/citus/keys.sql").read_text()
+        split = partial(psql, script=keys)
     if not request.config.getoption("--as-app-role"):
         migrate(url, "upgrade", "head")
         split(url)
@@ -170,7 +204,7 @@ def database(owner: Database) -> Iterator[Database]:
     yield owner
     owner.execute("DELETE FROM service_key_events")
     owner.execute("DELETE FROM service_keys")
-    owner.execute("DELETE FROM user_sessions")  # push tokens go with their sessions
+    owner.forget_everyone()
 
 
 @pytest.fixture(scope="session")

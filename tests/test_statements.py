@@ -37,6 +37,8 @@ PLANTED = [
     (f"WITH w AS ({INSERT} RETURNING id, (SELECT 1)) SELECT id FROM w", {RETURNING}),
     ("SELECT 1 FROM user_sessions WHERE token_hash = ANY (%s) FOR KEY SHARE", {LOCK}),
     ("SELECT 1 FROM push_tokens WHERE user_id = 'a' FOR UPDATE", {LOCK}),
+    ("SELECT 1 FROM push_tokens WHERE id = %s FOR UPDATE NOWAIT", {LOCK}),
+    ("SELECT 1 FROM push_tokens WHERE token = ANY (%s) FOR UPDATE NOWAIT", {LOCK}),
     ("SELECT 1 FROM push_tokens FOR NO KEY UPDATE SKIP LOCKED", {LOCK, SKIP}),
     ("SELECT 1 FROM push_tokens p JOIN user_sessions s ON s.token_hash = p.session_hash", {BOTH}),
     ("SELECT 1 FROM push_tokens p, user_sessions s WHERE s.user_id = p.user_id", {BOTH}),
@@ -68,6 +70,9 @@ GOOD = [
     "UPDATE push_tokens SET session_hash = %s, updated_at = now() WHERE token = 'x'",
     "SELECT 'for update', user_sessions.token_hash -- of push_tokens\nFROM user_sessions",
     "SELECT pg_try_advisory_lock(1)",
+    "SELECT 1 FROM push_tokens WHERE app_name = $1 AND token = $2 FOR UPDATE NOWAIT",
+    'SELECT push_tokens.id FROM push_tokens WHERE push_tokens.token = %(a)s::VARCHAR COLLATE "C"'
+    " AND push_tokens.id = %(b)s::VARCHAR FOR UPDATE NOWAIT",
 ]
 
 

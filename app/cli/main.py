@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("app.cli.push_tokens", "group/import", "Merge FILE into the registrations."),
     "export": ("app.cli.push_tokens", "group/export", "Print every registration."),
     "purge": ("app.cli.push_tokens", "group/purge", "Remove what was not renewed."),
+    "sweep": ("app.cli.push_tokens", "group/sweep", "Remove what races left (Citus only)."),
     "backfill": ("app.cli.push_tokens", "group/backfill", "Fill what a migration added."),
     "stats": ("app.cli.push_tokens", "group/stats", "Count the registrations."),
     "show": ("app.cli.users", "show", "Show the devices and sessions of a user."),

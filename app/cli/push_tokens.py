@@ -23,6 +23,7 @@ from app.database.revision import estimated_rows
 from app.limits import MAX_APP_NAME, is_text
 from app.models import db
 from app.registry import maintenance
+from app.registry.distributed import sweeping
 from app.registry.push_tokens import MAX_OF_USER
 from app.transfer import export
 from app.transfer.mongoexport import Entry, UnreadableError, entries
@@ -219,6 +220,28 @@ def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:
             meter.at(examined, examined)
     db.session.commit()
     return changed
+
+
+@group.command("sweep")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+def sweep_push_tokens(dry_run: bool) -> None:
+    """Remove what races left on a distributed PostgreSQL (DATABASE_DISTRIBUTED).
+
+    Registrations whose session is gone, which no lookup finds, and all but the latest of a device.
+    Works in short transactions beside the running service, and may be stopped and run again.
+    """
+    size = estimated_rows()
+    db.session.commit()
+    examined = orphans = doubles = 0
+    with Meter("swept", max(size, 0)) as meter:
+        for step in sweeping.sweep(dry_run=dry_run):
+            db.session.commit()
+            examined += step.examined
+            orphans += step.orphans
+            doubles += step.doubles
+            meter.at(examined, examined)
+    db.session.commit()
+    print_json(orphans=orphans, doubles=doubles, dryRun=dry_run)
 
 
 @group.command("backfill")

@@ -147,6 +147,8 @@ def pool_options(settings: Settings, connect: Callable[..., Connection]) -> dict
         "pool_timeout": settings.request_deadline,
         "pool_use_lifo": True,
         "pool_recycle": settings.database_max_age_seconds,
+        # Which way of registry/ways.py the verbs go.
+        "execution_options": {"distributed": settings.database_distributed is not None},
         "hide_parameters": True,  # they are push tokens and hashes; errors are logged
     }
 

@@ -56,7 +56,11 @@ class Exchange:
         """Run each statement that a generator yields, send it the rows; return what it returns."""
         statement, parameters = next(steps)
         while True:
-            rows = await self.fetch(statement, parameters)
+            try:
+                rows = await self.fetch(statement, parameters)
+            except psycopg.Error as error:
+                statement, parameters = steps.throw(error)  # it may roll back
+                continue
             try:
                 statement, parameters = steps.send(rows)
             except StopIteration as end:
@@ -195,14 +199,10 @@ def _text(value: Any) -> bytes | None:
 @lru_cache
 def _compiled(statement: str) -> tuple[bytes, list[str]]:
     """Return a statement with libpq's `$1`, and the names of its parameters in that order."""
-    names: list[str] = []
+    places: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:
         name = found[1]
-        if name is None:
-            return "%"
-        if name not in names:
-            names.append(name)
-        return f"${names.index(name) + 1}"
+        return "%" if name is None else f"${places.setdefault(name, len(places) + 1)}"
 
-    return _PLACEHOLDER.sub(number, statement).encode(), names
+    return _PLACEHOLDER.sub(number, statement).encode(), list(places)

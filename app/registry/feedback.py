@@ -14,8 +14,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from app.database.arrays import as_table
 from app.limits import APN, GCM, VOIP, normalize_apns_token
 from app.models import PushToken, db
-from app.registry import verdicts
-from app.registry.one_node import locks
+from app.registry import verdicts, ways
 
 # provider, status, error or reason (None: any), what the sender must vouch for (None: nothing)
 REMOVES = (
@@ -173,7 +172,7 @@ def _remove(dead: Mapping[Key, datetime]) -> set[Key]:
     moments = (TIMESTAMP(timezone=True), list(dead.values()))
     asked, found = _asked(names, dead, moment=moments)
     older = select(PushToken.id).select_from(found).where(PushToken.updated_at < asked.moment)
-    _, removed = locks.remove_doomed(locks.doomed(older))
+    _, removed = ways.current().locks.remove(older)
     return {(row.app_name, row.token, row.type) for row in removed}
 
 

@@ -34,8 +34,7 @@ from app.database.arrays import among
 from app.database.failures import UnavailableError
 from app.limits import PRODUCTION
 from app.models import PushToken, UserSession, db
-from app.registry import sessions
-from app.registry.one_node import locks
+from app.registry import sessions, ways
 
 SLICE = 1000  # rows looked at, and at most deleted, in one transaction: milliseconds
 # Seconds before each return to rows that another transaction had locked.
@@ -97,7 +96,7 @@ def empty_placeholder_sessions() -> Iterator[Step]:
     for examined, found in slices(UserSession.token_hash, placeholder):
         removed = 0
         if hollow := _without_registrations(found):
-            locked = locks.lock_sessions(
+            locked = ways.current().locks.lock_sessions(
                 and_(among(UserSession.token_hash, hollow), placeholder), skip_locked=True
             )
             ours = among(UserSession.token_hash, _without_registrations(locked))
@@ -194,7 +193,7 @@ def _fill(name: str, ids: Sequence[str]) -> tuple[int, Sequence[str]]:
         return 0, ()
     column = getattr(PushToken, name)
     missing = and_(among(PushToken.id, ids), column.is_(None))
-    ours = locks.lock_registrations(missing, skip_locked=True)
+    ours = ways.current().locks.lock_registrations(missing, skip_locked=True)
     filling = update(PushToken).where(among(PushToken.id, ours), column.is_(None))
     done = db.session.execute(
         filling.values({name: FILLING[name]}).returning(PushToken.id),
@@ -224,7 +223,8 @@ def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
     """Remove those of the ids that are still doomed and that are not locked; return how many."""
     if not ids:
         return 0
-    return locks.remove_where(and_(among(PushToken.id, ids), doomed), skip_locked=True)
+    still = select(PushToken.id).where(among(PushToken.id, ids), doomed)
+    return ways.current().locks.remove(still, skip_locked=True)[0]
 
 
 def _crowded(keep: int) -> Iterator[str]:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, and_, select
+from sqlalchemy import RowMapping, select
 
 from app.database.failures import LostRaceError
 from app.limits import VOIP, normalize_apns_token
 from app.models import PushToken, db
-from app.registry import reading_sql, registration
-from app.registry.one_node import locks
+from app.registry import reading_sql, ways
 from app.registry.reading_sql import (
     IS_NO_VOIP,
     LOOKUP_ROWS,
@@ -32,8 +31,9 @@ def register(asked: Registration) -> Registered | None:
     Raises LostRaceError where another registration of the same instant was first.
     """
     connection = db.session.connection()
-    locks.keep_one_plan()
-    steps = registration.register([asked])
+    way = ways.current()
+    way.locks.bring_settings()
+    steps = way.register([asked])
     statement, parameters = next(steps)
     while True:
         rows = connection.exec_driver_sql(statement, parameters).all()
@@ -120,4 +120,5 @@ def remove(user_id: str, push_token: str) -> int:
     An all-hex one is also looked for in lower case, as an APNs one would have been stored.
     """
     values = {push_token, normalize_apns_token(push_token)}
-    return locks.remove_where(and_(PushToken.user_id == user_id, PushToken.token.in_(values)))
+    theirs = select(PushToken.id).where(PushToken.user_id == user_id, PushToken.token.in_(values))
+    return ways.current().locks.remove(theirs)[0]

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Text,
     and_,
     cast,
-    delete,
     func,
     insert,
     not_,
@@ -27,8 +26,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.database.arrays import among, as_table
 from app.identifiers import hash_secret
-from app.models import PushToken, UserSession, db, is_live, is_valid_session
-from app.registry.one_node import locks
+from app.models import UserSession, db, is_live, is_valid_session
+from app.registry import ways
 
 # Batch size: removing so many registrations takes about a tenth of statement_timeout. A session
 # may have hundreds of thousands.
@@ -64,31 +63,13 @@ def issue(user_id: str, days: int) -> tuple[str, datetime]:
 def end(which: ColumnElement[bool], *, skip_locked: bool = False) -> tuple[int, int]:
     """End the sessions that `which` selects; return how many, and how many registrations.
 
-    Sessions are locked first, in the order that every writer keeps, so a registration at the
-    same instant is either seen here or finds its session gone. The cascade would remove the
-    registrations too: deleting them here counts them, and works where there is no foreign key.
     What is registered at that instant goes, or is refused. A session that is announced (`put`) at
     that instant, is announced after it, and lives: who announces knows when to stop.
 
     With `skip_locked` nothing is waited for: a session stays while another transaction has locked
     it, or any of its registrations.
     """
-    locked = locks.lock_sessions(which, skip_locked=skip_locked)
-    if not locked:
-        return 0, 0
-    # An array, as a user may have more sessions than a statement may have parameters.
-    registered_in_them = among(PushToken.session_hash, locked)
-    removed, removed_now = 0, AT_ONCE
-    while removed_now >= AT_ONCE:
-        removed_now = locks.remove_where(
-            registered_in_them, skip_locked=skip_locked, limit=AT_ONCE
-        )
-        removed += removed_now
-    if skip_locked:
-        held = select(PushToken.session_hash).where(registered_in_them).distinct()
-        locked = sorted(set(locked).difference(db.session.scalars(held)))
-    db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
-    return len(locked), removed
+    return ways.current().locks.end_sessions(which, AT_ONCE, skip_locked=skip_locked)
 
 
 class Known(NamedTuple):

@@ -6,8 +6,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, func, select
 
 from app.database.arrays import among
 from app.models import PushToken, UserSession, db, is_reachable
-from app.registry import sessions
-from app.registry.one_node import locks
+from app.registry import sessions, ways
 from app.registry.reading_sql import DEVICE_ID, MAX_OF_USER, PUBLIC_COLUMNS
 
 SESSION_COLUMNS = [
@@ -57,9 +56,10 @@ def remove(user_id: str, device_id: str | None = None) -> int:
 
     Sessions stay, so an app that still runs registers anew at its next start.
     """
+    theirs = select(PushToken.id).where(_theirs(user_id, device_id))
     removed, removed_now = 0, sessions.AT_ONCE
-    while removed_now == sessions.AT_ONCE:
-        removed_now = locks.remove_where(_theirs(user_id, device_id), limit=sessions.AT_ONCE)
+    while removed_now >= sessions.AT_ONCE:
+        removed_now = ways.current().locks.remove(theirs, limit=sessions.AT_ONCE)[0]
         removed += removed_now
     return removed
 

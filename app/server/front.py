@@ -50,13 +50,7 @@ class Front:
         settings = self._services.settings
         self.max_age = settings.recheck
         self._cors = cors.of(app)
-        self.group_commit = GroupCommit(
-            self._services.connect,
-            deadline=settings.request_deadline,
-            statement_timeout=settings.database_statement_timeout,
-            lock_timeout=settings.database_lock_timeout,
-            max_age=settings.database_max_age_seconds,
-        )
+        self.group_commit = GroupCommit(self._services.connect, settings)
         # No more than the pool has connections; those that ask Rocket.Chat hold none meanwhile.
         asking = MAX_CONNECTIONS if self._services.confirmation else 0
         number, seconds = settings.database_pool_size + asking, settings.request_deadline

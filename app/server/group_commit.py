@@ -21,6 +21,7 @@ from functools import partial
 from psycopg import errors
 
 from app import metrics
+from app.config import Settings
 from app.database.connections import SILENCE_TIMEOUT, Connection
 from app.database.failures import (
     RETRYABLE,
@@ -28,6 +29,7 @@ from app.database.failures import (
     may_be_one_rows_fault,
 )
 from app.database.retries import jitter
+from app.registry import ways
 from app.registry.registration import (
     RACED,
     UNSETTLED,
@@ -37,8 +39,6 @@ from app.registry.registration import (
     Steps,
     Unwritten,
     first_round,
-    register,
-    renew_or_add,
     wanted,
 )
 from app.server.lane import Lane, Told, Waiter
@@ -55,22 +55,21 @@ Verb = Callable[[Sequence[Registration]], Steps]
 class GroupCommit:
     """Writes the registrations of one worker; all of it runs in one event loop."""
 
-    def __init__(
-        self,
-        connect: Callable[..., Connection],
-        *,
-        deadline: float,
-        statement_timeout: float,
-        lock_timeout: float,
-        max_age: float,
-    ):
-        """Take how to connect, and the seconds of a request, a statement, a lock, a connection."""
-        self._deadline = deadline
-        shared = {"silence": statement_timeout + SILENCE_TIMEOUT, "max_age": max_age}
-        short = min(LOCK_TIMEOUT, lock_timeout)
-        self._group_writer = Writer(connect, lock_timeout=short, **shared)
-        self._second_writer = Writer(connect, lock_timeout=short, **shared)
-        self._lone_writer = Writer(connect, lock_timeout=lock_timeout, **shared)
+    def __init__(self, connect: Callable[..., Connection], settings: Settings):
+        """Take how to connect, and the settings that say how to write and how long it may take."""
+        self._way = ways.way(is_distributed=settings.database_distributed is not None)
+        self._deadline = settings.request_deadline
+        writer = partial(
+            Writer,
+            connect,
+            self._way,
+            silence=settings.database_statement_timeout + SILENCE_TIMEOUT,
+            max_age=settings.database_max_age_seconds,
+        )
+        short = min(LOCK_TIMEOUT, settings.database_lock_timeout)
+        self._group_writer = writer(lock_timeout=short)
+        self._second_writer = writer(lock_timeout=short)
+        self._lone_writer = writer(lock_timeout=settings.database_lock_timeout)
         self._groups = Lane(MAX_GROUP, self._write_group)
         self._second = Lane(MAX_GROUP, self._write_second)
         self._alone = Lane(1, self._write_alone)
@@ -125,7 +124,7 @@ class GroupCommit:
         for waiter in followers:
             self._mark(waiter, wanted(waiter.registration), self._in_second)
         members = [group[place] for place in first]
-        failure = await self._write_together(self._group_writer, renew_or_add, members)
+        failure = await self._write_together(self._group_writer, self._way.renew_or_add, members)
         for waiter in followers:
             if failure:
                 waiter.tell(failure)
@@ -137,7 +136,7 @@ class GroupCommit:
         first, others = first_round([waiter.registration for waiter in group])
         self._second.queue.extendleft(group[place] for place in reversed(others))
         await self._write_together(
-            self._second_writer, register, [group[place] for place in first]
+            self._second_writer, self._way.settle, [group[place] for place in first]
         )
 
     async def _write_together(
@@ -212,7 +211,7 @@ class GroupCommit:
         while loop.time() < waiter.deadline:
             try:
                 (outcome,) = await self._lone_writer.write(
-                    register, [waiter.registration], waiter.deadline
+                    self._way.settle, [waiter.registration], waiter.deadline
                 )
             except RETRYABLE as error:
                 outcome = error

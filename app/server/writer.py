@@ -9,9 +9,8 @@ import psycopg
 from app import metrics
 from app.database.connections import Connection
 from app.database.exchange import Exchange
-from app.registry.held import find_held
-from app.registry.one_node import SESSION_SETTINGS
 from app.registry.registration import Outcome, Registration, Steps
+from app.registry.ways import Way
 
 RENEWAL_PAUSE = 10.0  # seconds until the next try to replace an old connection
 
@@ -26,12 +25,14 @@ class Writer:
     def __init__(
         self,
         connect: Callable[..., Connection],
+        way: Way,
         *,
         silence: float,
         lock_timeout: float,
         max_age: float,
     ):
         self._connect = connect
+        self._way = way
         self._silence = silence
         self._lock_timeout = lock_timeout
         self._max_age = max_age
@@ -53,7 +54,7 @@ class Writer:
         asked: Sequence[Registration],
         deadline: float,
     ) -> Sequence[Outcome]:
-        """Store registrations of one round by a verb of app/registry/registration.py.
+        """Store registrations of one round by a verb of app/registry/ways.py.
 
         Returns what became of each. As registering twice is registering, a connection found dead
         is replaced and the statement sent again, once and before `deadline` (of the loop's clock).
@@ -76,7 +77,7 @@ class Writer:
     async def find_held(self, asked: Sequence[Registration]) -> set[int]:
         """Return the places of the registrations whose rows another transaction has locked."""
         exchange = await self._connected()
-        return await exchange.run(find_held(asked))
+        return await exchange.run(self._way.find_held(asked))
 
     def close(self) -> None:
         """Close the connection for good."""
@@ -120,5 +121,5 @@ class Writer:
             self._renew_in(RENEWAL_PAUSE)
 
     def _open(self) -> Connection:
-        more = {"lock_timeout": self._lock_timeout, "session": SESSION_SETTINGS}
+        more = {"lock_timeout": self._lock_timeout, "session": self._way.settings}
         return self._connect(autocommit=True, **more)

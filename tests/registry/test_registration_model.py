@@ -174,6 +174,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.model = Model()
         self.connection = connect(self.url)
+        self.connection.execute("DELETE FROM push_tokens")
         self.connection.execute("DELETE FROM user_sessions")
         self.identity: dict[int, tuple[object, ...]] = {}
         for session in SESSIONS:

@@ -5,7 +5,6 @@ Groups form at will: the statements wait at a gate (tests/support/committing.py)
 
 import asyncio
 import itertools
-import json
 import threading
 import time
 from contextlib import contextmanager
@@ -84,8 +83,7 @@ def holding(gates, token, passes=0):
 
     async def hold(parameters: dict[str, str]) -> None:
         await passed(parameters)
-        tokens = [member["token"] for member in json.loads(parameters["asked"])]
-        if tokens == [token] and next(seen) >= passes:
+        if gates.tokens(parameters) == [token] and next(seen) >= passes:
             while not free.is_set():
                 await asyncio.sleep(0.001)
 

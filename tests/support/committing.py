@@ -1,7 +1,9 @@
 """A group commit in an event loop of its own thread, whose statements wait at a gate."""
 
 import asyncio
+import dataclasses
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +37,8 @@ class Gates:
     """What a test sees and steers of the connections of a group commit."""
 
     def __init__(self, database_url: str):
-        self._connect = connector(Settings(database_url=database_url))
+        self.settings = Settings(database_url=database_url)
+        self._connect = connector(self.settings)
         self.open = threading.Event()
         self.open.set()
         self.reached = threading.Semaphore(0)
@@ -47,8 +50,20 @@ class Gates:
         self.connections.append(self._connect(**kwargs))
         return self.connections[-1]
 
+    @staticmethod
+    def tokens(parameters: dict[str, str]) -> list[str]:
+        """Return the push tokens that a statement is to write, or to claim before that."""
+        if "asked" in parameters:
+            return [member["token"] for member in json.loads(parameters["asked"])]
+        return re.findall(r'"app\n([^"\n]*)"', parameters.get("names", ""))
+
     async def pass_through(self, parameters: dict[str, str]) -> None:
-        self.sizes.append(len(json.loads(parameters["asked"])))
+        if "asked" in parameters:
+            self.sizes.append(len(json.loads(parameters["asked"])))
+        elif "hashes" in parameters:  # the one statement of a distributed PostgreSQL that waits
+            self.sizes.append(parameters["hashes"].count('"') // 2)
+        else:
+            return
         self.reached.release()
         deadline = time.monotonic() + 20
         while not self.open.is_set():
@@ -133,13 +148,14 @@ def committing(
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    commit = GroupCommit(
-        gates.connect,
-        deadline=deadline,
-        statement_timeout=5,
-        lock_timeout=lock_timeout,
-        max_age=max_age,
+    settings = dataclasses.replace(
+        gates.settings,
+        request_deadline=deadline,
+        database_statement_timeout=5,
+        database_lock_timeout=lock_timeout,
+        database_max_age_seconds=max_age,
     )
+    commit = GroupCommit(gates.connect, settings)
     try:
         yield Committing(gates, loop, commit)
     finally:

@@ -53,6 +53,11 @@ class Database:
     def push_tokens(self) -> list[dict[str, Any]]:
         return self.rows("SELECT * FROM push_tokens ORDER BY app_name, token")
 
+    def forget_everyone(self) -> None:
+        """Empty both tables; no registration goes with its session by itself on spread keys."""
+        self.execute("DELETE FROM push_tokens")
+        self.execute("DELETE FROM user_sessions")
+
     def sign_in(
         self, user_id: str = "alice", expires: str | None = "1 day", can_sign_in: bool = True
     ) -> Caller:

@@ -27,6 +27,12 @@ FUNCTION = "a function in DO UPDATE SET"
 NO_COLUMN = "SELECT without a column"
 MOVED = "an update of what a table is spread by"
 
+# A lock of one row by what its table is spread by, which does not wait.
+LOCKS_ONE = re.compile(
+    r"select (?:1|\w+\.\w+) from (\w+) where (?:[\w.]+ = \S+(?: collate c)?(?: and )?)+"
+    r" for update nowait"
+)
+
 # What a statement that bears ONE_NODE may have: there is another one in its place. No other way.
 ON_ONE_NODE = {LOCK, SKIP, PLAN, CLAIM, BOTH, LOCAL}
 
@@ -105,6 +111,11 @@ def _moves(block: Block) -> bool:
     return False
 
 
+def _locks_one(text: str) -> bool:
+    one = LOCKS_ONE.fullmatch(text)
+    return bool(one) and bool(re.search(rf"\b{TABLES.get(one[1])} = (?!any)", text))
+
+
 @functools.lru_cache(4096)
 def forms(statement: str) -> frozenset[str]:
     """Return the forms in a statement that Citus refuses."""
@@ -112,7 +123,7 @@ def forms(statement: str) -> frozenset[str]:
     top = blocks(text)
     found = set()
     is_query = re.match(r"\(*(select|insert|update|delete|with|copy)\b", text)
-    if re.search(r"\bfor (no key update|update|share|key share)\b", text):
+    if re.search(r"\bfor (no key update|update|share|key share)\b", text) and not _locks_one(text):
         found.add(LOCK)
     if "skip locked" in text:
         found.add(SKIP)

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Select, Text, collate, delete, func, select
 
-from app.database.arrays import as_table
+from app.database.arrays import among, as_table
 from app.limits import APN, VOIP
 from app.models import PushToken, UserSession, db
 from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
@@ -13,7 +13,7 @@ from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
 DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 
 
-def keep_one_plan() -> None:
+def bring_settings() -> None:
     """Have the rest of this transaction use SESSION_SETTINGS."""
     settings = (func.set_config(name, value, True) for name, value in SESSION_SETTINGS.items())
     db.session.execute(select(*settings).prefix_with(ONE_NODE))
@@ -32,35 +32,22 @@ def lock_registrations(which: ColumnElement[bool], *, skip_locked: bool = False)
     return db.session.scalars(found).all()
 
 
-def doomed(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> CTE:
-    """Return what a select of ids finds, locked: for the statement that deletes it."""
-    return _in_order(found, skip_locked=skip_locked).limit(limit).cte("doomed")
+def remove(
+    found: Select[str], *, skip_locked: bool = False, limit: int | None = None
+) -> tuple[int, Sequence[Any]]:
+    """Remove the registrations that a select of ids finds, and the VoIP ones of their devices.
 
-
-def remove_where(
-    condition: ColumnElement[bool], *, skip_locked: bool = False, limit: int | None = None
-) -> int:
-    """Remove the registrations that meet the condition, at most `limit`; return how many.
-
-    They are locked first, in the order that every writer keeps, and the condition is checked
-    again on whatever changed while we waited for a lock. With `skip_locked` nothing is waited
-    for: rows that another transaction has locked stay. The VoIP registrations of their devices go
-    with them, beyond `limit`.
-    """
-    rows = doomed(select(PushToken.id).where(condition), skip_locked=skip_locked, limit=limit)
-    return remove_doomed(rows)[0]
-
-
-def remove_doomed(rows: CTE) -> tuple[int, Sequence[Any]]:
-    """Remove the registrations that `doomed` found, and the VoIP ones of their devices.
-
-    Returns how many went in all, and those that were found: their user, app name, device, type
-    and push token.
+    Of those found at most `limit`. Returns how many went in all, and those that were found: their
+    user, app name, device, type and push token. They are locked first, in the order that every
+    writer keeps, and the select's conditions are checked again on whatever changed while we waited
+    for a lock. With `skip_locked` nothing is waited for: rows that another transaction has locked
+    stay.
 
     Nobody's calls are to ring on a phone that has lost its APNs registration. The VoIP rows are
     locked after the others, so out of the order: a registration of the same device at the same
     instant may meet that, and is then tried again.
     """
+    rows = _doomed(found, skip_locked=skip_locked, limit=limit)
     gone = delete(PushToken).where(PushToken.id == rows.c.id)
     columns = (*DEVICE, PushToken.type, PushToken.token)
     removed: Sequence[Any] = db.session.execute(gone.returning(*columns)).all()
@@ -72,8 +59,39 @@ def remove_doomed(rows: CTE) -> tuple[int, Sequence[Any]]:
     asked = as_table("asked", **names)
     same = (column == collate(asked[column.key], "C") for column in DEVICE)
     calls = select(PushToken.id).where(*same, PushToken.type == VOIP)
-    silenced = delete(PushToken).where(PushToken.id == doomed(calls).c.id)
+    silenced = delete(PushToken).where(PushToken.id == _doomed(calls).c.id)
     return len(removed) + len(db.session.execute(silenced.returning(PushToken.id)).all()), removed
+
+
+def end_sessions(
+    which: ColumnElement[bool], at_once: int, *, skip_locked: bool = False
+) -> tuple[int, int]:
+    """End the sessions that `which` selects; return how many, and how many registrations.
+
+    Sessions are locked first, in the order that every writer keeps, so a registration at the same
+    instant is either seen here or finds its session gone. The cascade would remove the
+    registrations too: deleting them here, `at_once` by a statement, counts them.
+    """
+    locked = lock_sessions(which, skip_locked=skip_locked)
+    if not locked:
+        return 0, 0
+    # An array, as a user may have more sessions than a statement may have parameters.
+    registered_in_them = among(PushToken.session_hash, locked)
+    removed, removed_now = 0, at_once
+    while removed_now >= at_once:
+        found = select(PushToken.id).where(registered_in_them)
+        removed_now = remove(found, skip_locked=skip_locked, limit=at_once)[0]
+        removed += removed_now
+    if skip_locked:
+        held = select(PushToken.session_hash).where(registered_in_them).distinct()
+        locked = sorted(set(locked).difference(db.session.scalars(held)))
+    db.session.execute(delete(UserSession).where(among(UserSession.token_hash, locked)))
+    return len(locked), removed
+
+
+def _doomed(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> CTE:
+    """Return what a select of ids finds, locked: for the statement that deletes it."""
+    return _in_order(found, skip_locked=skip_locked).limit(limit).cte("doomed")
 
 
 def _in_order(found: Select[str], *, skip_locked: bool = False) -> Select[str]:

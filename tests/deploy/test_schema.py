@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from app.config import ROOT
+from app.database.revision import code_revision
 from tests.support.databases import migrate
 from tests.support.factories import body
 from tests.support.live import ask, serve
@@ -19,9 +20,9 @@ TENANT = "tenant_a"
 
 @pytest.fixture(scope="module")
 def tenant(new_database):
-    """Roles on a schema, with the tables in it; public has tables too, which stay empty."""
+    """Roles on a schema, with the tables in it; public has those of a former release, empty."""
     url = new_database()
-    migrate(url, "upgrade", "head")
+    migrate(url, "upgrade", "0007_environment_not_null")
     with Roles.on(url, TENANT) as roles:
         migrate(roles.url("owner"), "upgrade", "head")
         roles.grant()
@@ -51,6 +52,8 @@ def test_it_serves_from_a_schema_of_its_own(tenant):
     key = printed(tenant.url("issuer"), "service-keys", "issue", "s", "--scope", "lookup")["key"]
     headers = {"X-User-Id": "alice", "X-Auth-Token": issued["authToken"]}
     with serve(app) as live:
+        status, _, said = ask(live, "/readyz", method="GET")
+        assert (status, json.loads(said)["revision"]) == (200, code_revision())
         for fields in (body(value="t"), body(value="u", id="d"), body(value="w", id="d")):
             assert ask(live, "/api/v1/push.token", fields, **headers)[0] == 200
         bearer = {"Authorization": f"Bearer {key}"}

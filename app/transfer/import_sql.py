@@ -26,8 +26,9 @@ SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable
 CREATE TEMPORARY TABLE staged (
     line bigint, {", ".join(f"{name} {TYPES[kind]}" for name, kind in COLUMNS)}
 ) ON COMMIT DELETE ROWS;
-CREATE TEMPORARY TABLE winners (LIKE staged, former text[] COLLATE "C", old text[] COLLATE "C")
-ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE winners (
+    LIKE staged, former text[] COLLATE "C", old text[] COLLATE "C", silences boolean
+) ON COMMIT DELETE ROWS;
 """
 
 STAGE = "COPY staged FROM STDIN"
@@ -70,10 +71,12 @@ WHERE w.type = 'apn' AND v.session_hash = w.session_hash AND v.user_id = w.user_
 """  # noqa: S608 (the names are ours)
 
 # Winners are the newest of their value and of their device, in the batch and in the table.
-# `former` are the rows of a winner's device, `old` those and its value's.
+# `former` are the rows that its device has with another value, `old` those and its value's own.
+# It `silences` where it takes its value from a device that may have a VoIP row.
 PICK_WINNERS = f"""{ONE_NODE}
 INSERT INTO winners
-SELECT s.line, {", ".join(f"s.{name}" for name in ImportRow._fields)}, d.ids, d.ids || v.ids
+SELECT s.line, {", ".join(f"s.{name}" for name in ImportRow._fields)}, d.ids, d.ids || v.ids,
+    v.silences
 FROM (
     SELECT *,
         row_number() OVER (
@@ -85,12 +88,15 @@ FROM (
     FROM staged
 ) s
 CROSS JOIN LATERAL (
-    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest, bool_or(
+        p.type = 'apn' AND (p.user_id <> s.user_id OR p.device_id <> s.device_id)
+    ) AS silences
     FROM push_tokens p
     WHERE p.app_name = s.app_name AND p.token = s.token
 ) v
 CROSS JOIN LATERAL (
-    SELECT array_agg(p.id) AS ids, max(p.updated_at) AS latest
+    SELECT array_agg(p.id) FILTER (WHERE p.token <> s.token) AS ids,
+        max(p.updated_at) AS latest
     FROM push_tokens p
     WHERE p.user_id = s.user_id AND p.app_name = s.app_name AND p.device_id = s.device_id
         AND (p.type = 'voip') = (s.type = 'voip')
@@ -158,6 +164,9 @@ ORDER BY app_name, token
 FOR UPDATE
 """  # noqa: S608 (the names are ours)
 
+# Whether any winner has the one or the other; mostly none has.
+WHAT_GOES = "SELECT bool_or(former IS NOT NULL), bool_or(silences) FROM winners"
+
 # What a winner's device had. Whatever changed while we waited for its lock stays, and if that is
 # in the way, the unique index of devices has the batch begin anew.
 DELETE_FORMER = f"""{ONE_NODE}
@@ -171,7 +180,8 @@ WHERE p.id = w.former_id AND p.user_id = w.user_id AND p.app_name = w.app_name
 SILENCE = f"""{ONE_NODE}
 DELETE FROM push_tokens v
 USING winners w, push_tokens p
-WHERE p.id = ANY (w.old) AND p.app_name = w.app_name AND p.token = w.token AND p.type = 'apn'
+WHERE w.silences
+    AND p.id = ANY (w.old) AND p.app_name = w.app_name AND p.token = w.token AND p.type = 'apn'
     AND (p.user_id <> w.user_id OR p.device_id <> w.device_id) AND p.updated_at < w.updated_at
     AND v.user_id = p.user_id AND v.app_name = p.app_name AND v.device_id = p.device_id
     AND v.type = 'voip' AND v.updated_at < w.updated_at

@@ -231,8 +231,10 @@ class Importer:
         if not has_winners and not held:
             return 0, 0, misfits
         execute(sql.LOCK_OLD, {"held": held})
-        execute(sql.DELETE_FORMER)
-        execute(sql.SILENCE)
+        (goes,) = execute(sql.WHAT_GOES)
+        for statement, is_needed in zip((sql.DELETE_FORMER, sql.SILENCE), goes, strict=True):
+            if is_needed:
+                execute(statement)
         written = execute(sql.MERGE).rowcount
         if self._has_calls and not self._ends_at:
             execute(sql.NAME_FORMER_CALLS)

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from app.cli import doctor_session
+from app.cli import doctor_session, doctor_tables
 from app.cli.doctor_connection import in_a_line, why
 from app.cli.finding import Finding
 from app.cli.terminal import printable
@@ -176,6 +176,7 @@ FINDERS: dict[str, Callable[[Connection, Settings], Finding]] = {
     "session": doctor_session.check_settings,
     "connections": doctor_session.check_number,
     "revision": _revision,
+    "tables": doctor_tables.check_tables,
     "rights": _rights,
     "clock": _clock,
 }

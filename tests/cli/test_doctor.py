@@ -23,7 +23,7 @@ from tests.support.roles import Roles
 
 CHECKS = [
     *("settings", "embedded", "database", "session", "connections"),
-    *("revision", "rights", "clock", "replica", "upstream", "metrics", "service"),
+    *("revision", "tables", "rights", "clock", "replica", "upstream", "metrics", "service"),
 ]
 
 
@@ -227,7 +227,7 @@ def test_a_database_that_is_away(host):
     code, found, said = doctor(f"postgresql://user:pass-word@{host}/x")
     assert code == 1
     assert found["database"]["state"] == "wrong"
-    assert {found[check]["state"] for check in CHECKS[3:8]} == {"skipped"}
+    assert {found[check]["state"] for check in CHECKS[3:9]} == {"skipped"}
     assert "pass-word" not in said
 
 

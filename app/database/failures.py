@@ -5,8 +5,15 @@ from psycopg import errors
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# Errors worth a retry: the transaction that was in the way has finished by then.
-RETRYABLE = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
+# Errors worth a retry: the transaction that was in the way has finished by then. A foreign key is
+# violated where a session ended after it was looked at without a lock (registry/distributed/): the
+# next look does not find it.
+RETRYABLE = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.UniqueViolation,
+    errors.ForeignKeyViolation,
+)
 
 
 class UnavailableError(Exception):

@@ -151,7 +151,8 @@ class Debian:
     def _configure(self) -> None:
         """Have what Debian's packages configure, but for the default site on port 80."""
         nginx = self.root / "etc" / "nginx"
-        shutil.copytree("/etc/nginx", nginx, ignore=shutil.ignore_patterns("sites-*"))
+        others = shutil.ignore_patterns("sites-*")
+        shutil.copytree("/etc/nginx", nginx, ignore=others, ignore_dangling_symlinks=True)
         (nginx / "sites-enabled").mkdir()
         main = self._moved((nginx / "nginx.conf").read_text())
         (nginx / "nginx.conf").write_text(

@@ -1,11 +1,15 @@
 """A shell that an operator keeps open while a document is followed, and what it showed."""
 
+import os
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 END = "--- the block has ended: "
+LONGEST = 400  # seconds of a block, after which the shell is killed
 
 
 class Shell:
@@ -68,10 +72,14 @@ class Shell:
     def _read(self) -> str:
         assert self._process.stdout
         lines = []
+        timer = threading.Timer(LONGEST, os.killpg, (self._process.pid, signal.SIGKILL))
+        timer.start()
         for line in self._process.stdout:
             lines.append(line)
             if line.startswith(END):
                 break
+        timer.cancel()
+        timer.join()
         return "".join(lines)
 
     def _note(self, block: str, output: str) -> None:

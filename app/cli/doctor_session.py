@@ -50,6 +50,8 @@ def check_settings(connection: Connection, settings: Settings) -> Finding:
         return Finding("session", "warning", says, "take it out of the options of DATABASE_URL")
     says = "every connection brings its own settings"
     names = [name.lower() for name in (*RELIED_ON, *LIMITS)]
+    if settings.database_distributed:
+        names.remove("lock_timeout")  # Citus hands no setting on: on its nodes the role's holds
     if overridden := [name for (name,) in connection.execute(OVERRIDDEN, [names])]:
         says += f", so {', '.join(overridden)} of the role or the database changes nothing"
     return Finding("session", "right", says)

@@ -5,7 +5,7 @@ import re
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, sql
 
 from app.cli import doctor_tables
 from tests.support import citus
@@ -30,10 +30,10 @@ def url(new_database):
 def tables(new_app, url):
     """A function that returns the finding, as its state and what it says, for a setting."""
 
-    def tables(setting: str | None) -> tuple[str, str]:
+    def tables(setting: str | None, check: str = "tables") -> tuple[str, str]:
         app = new_app(database_url=url, database_distributed=setting)
         done = app.test_cli_runner().invoke(args=["doctor", "--json"])
-        (found,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == "tables"]
+        (found,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == check]
         return found["state"], " → ".join(filter(None, (found["says"], found["do"])))
 
     return tables
@@ -134,3 +134,12 @@ def test_a_schema_that_citus_places(tables, played):
         "wrong",
         f"{name} → set DATABASE_DISTRIBUTED=citus, as deploy/citus/README.md says",
     )
+
+
+def test_on_citus_a_roles_lock_timeout_is_in_force(tables, url):
+    with psycopg.connect(url) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        for setting in ("lock_timeout = '1s'", "DateStyle = 'German'"):
+            connection.execute(sql.SQL(f"ALTER DATABASE {{}} SET {setting}").format(name))
+    assert "so DateStyle, lock_timeout of the role" in tables(None, "session")[1]
+    assert "so DateStyle of the role" in tables("citus", "session")[1]

@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # So many files of tests run at once, each worker with databases of its own, and what a file starts
 # is started once; JOBS=0: one after the other.
 JOBS ?= 3
+# Of the tests of faults, which mostly wait, but each with a load.
+FAULTS_JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With extras, or pip takes `coverage[toml]` for a second, unpinned package once a newer one is out.
@@ -32,7 +34,8 @@ test: $(VENV)/dev.installed ## Run the tests, but for the slow ones
 	$(PYTEST) $(AT_ONCE)
 
 test-faults: $(VENV)/dev.installed ## Run the slow ones: kill, freeze and fill the real parts under load
-	$(PYTEST) -m "faults or slow"
+	$(PYTEST) -m alone
+	$(PYTEST) -n $(FAULTS_JOBS) --dist worksteal -m "(faults or slow) and not alone"
 
 check: lint types coverage ## Run everything that a change must pass
 
@@ -44,8 +47,8 @@ lint: $(VENV)/dev.installed ## Check style, and the directions of imports
 types: $(VENV)/dev.installed ## Check types
 	$(BIN)/mypy
 
-# `alembic check` is among the tests: it runs on a database that they make. The slow ones measure
-# time under load, so nothing runs beside them.
+# `alembic check` is among the tests: it runs on a database that they make. Some of the slow ones
+# measure delays, so nothing runs beside them.
 coverage: $(VENV)/dev.installed ## Run all tests and count the branches they take
 	$(PYTEST) $(AT_ONCE) --cov --cov-report= --cov-fail-under=0
 	$(PYTEST) -m slow --cov --cov-append --cov-report=term

@@ -66,6 +66,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of delays and faults measured."""
+    found = [
+        f"{report.nodeid}: {name} {figure:.3f}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+        for name, figure in report.user_properties
+    ]
+    if found:
+        terminalreporter.section("measured, in seconds")
+        terminalreporter.write("\n".join(found) + "\n")
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that notes figures for the summary."""
+    return lambda **figures: request.node.user_properties.extend(figures.items())
+
+
 @pytest.fixture(scope="session", autouse=True)
 def watch(tmp_path_factory) -> Iterator[shapes.Watch]:
     """Sees every statement of the service, here and in the processes that tests start."""

@@ -147,7 +147,7 @@ def test_an_interrupted_initdb_leaves_nothing(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], cwd=ROOT, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not [*folder.glob("new-*/base")]:
             assert time.monotonic() < deadline
             time.sleep(0.01)

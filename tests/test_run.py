@@ -40,9 +40,9 @@ def test_it_prints_a_curl_that_stores_and_stops_all_it_started(new_database, dat
     done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["result"]["token"] == {"gcm": "my-push-token"}
     process.send_signal(number)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while processes_of(process.pid):
         assert time.monotonic() < deadline, processes_of(process.pid)
         time.sleep(0.05)

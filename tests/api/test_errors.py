@@ -1,7 +1,6 @@
 """Every error is JSON, whatever raised it, and tells nothing of the inside."""
 
 import socket
-import time
 
 import psycopg
 import pytest
@@ -11,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from app.models import UserSession, db
 from app.registry import push_tokens
 from tests.support.factories import body
+from tests.support.patience import keeps, seconds
 
 URL = "/api/v1/push.token"
 
@@ -155,13 +155,15 @@ class TestDatabaseAway:
     )
     def test_is_503_in_bounded_time(self, away, method, path, fields):
         headers = {"X-User-Id": "alice", "X-Auth-Token": "x"}
-        start = time.monotonic()
-        answer = away.open(path, method=method, json=fields, headers=headers)
-        assert time.monotonic() - start < 6
-        assert answer.status_code == 503
-        assert answer.json["success"] is False
-        assert "host" not in answer.text
-        assert answer.headers["Retry-After"] == "1"
+
+        def ask() -> None:
+            answer = away.open(path, method=method, json=fields, headers=headers)
+            assert answer.status_code == 503
+            assert answer.json["success"] is False
+            assert "host" not in answer.text
+            assert answer.headers["Retry-After"] == "1"
+
+        keeps(6, lambda: seconds(ask))
 
     def test_leaves_healthz_alone(self, away):
         assert away.get("/healthz").status_code == 200

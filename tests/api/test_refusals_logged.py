@@ -89,7 +89,7 @@ def test_who_proved_nothing_is_only_claimed_to_be(line, warned, log, alice):
     status, found = line(URL, b" " * 70_000, X_User_Id="bob", X_Auth_Token="x")
     assert (status, who(found), found["error_type"]) == (413, (None, "bob"), "too-large")
     begin = log.stat().st_size
-    with socket.create_connection(("127.0.0.1", warned.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", warned.port), timeout=60) as client:
         head = f"POST {URL} HTTP/1.1\r\nContent-Length: 99\r\nX-User-Id: bob\r\n"
         client.sendall(f"{head}X-Auth-Token: x\r\n\r\n{{".encode())
         client.shutdown(socket.SHUT_WR)

@@ -83,7 +83,7 @@ def test_every_connection_is_encrypted(cluster, new_app, caller, monkeypatch):
     assert len(client.get(PATH, headers=caller.headers).json["tokens"]) == 1
     with committing(Gates(over_tls(cluster)), monkeypatch) as commit:
         members = [commit.submit(asked(caller, f"{n}" * 500)) for n in range(100)]
-        assert all(member.result(10) for member in members)
+        assert all(member.result(60) for member in members)
         check_encryption(cluster, at_least=2)  # of the pool and of the hot path
     assert client.get("/readyz").status_code == 200
 

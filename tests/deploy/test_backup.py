@@ -31,7 +31,7 @@ def register(url: str) -> dict[str, object]:
     with serve(url) as live:
         data = json.dumps(body(value=APNS_TOKEN)).encode()
         request = urllib.request.Request(f"{live.url}/api/v1/push.token", data, HEADERS)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             result: dict[str, object] = json.load(answer)["result"]
             return result
 

@@ -49,7 +49,7 @@ def site(database_url: str, folder: Path, chat: RocketChat) -> Iterator[Proxy]:
 def ask(
     proxy: Proxy, method: str, path: str, fields: object = None, caller: Caller | None = None
 ) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.chat, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.chat, timeout=60)
     headers = {"Content-Type": "application/json", **(caller.headers if caller else {})}
     content = json.dumps(fields) if fields is not None else None
     connection.request(method, path, content, headers)
@@ -67,7 +67,7 @@ def form(how: str, path: str) -> str:
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

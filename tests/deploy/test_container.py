@@ -96,7 +96,7 @@ def test_the_wheel_alone_migrates_and_serves(image, new_database, services, tmp_
         finally:
             process.terminate()
             process.stderr.read()
-            assert process.wait(40) == 0
+            assert process.wait(60) == 0
     left = subprocess.check_output(
         ["find", image, "-name", "push-tokens.sh", "-o", "-name", "docs*.png"]
     )

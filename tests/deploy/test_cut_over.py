@@ -95,7 +95,7 @@ class Move:
         return done.stdout
 
     def ask(self, port: int, path: str, fields: object, **headers: str) -> dict[str, object]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", path, json.dumps(fields), {**JSON, **named})
         answer = connection.getresponse()

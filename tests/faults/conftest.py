@@ -23,24 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.faults)
 
 
-MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """A function that notes a figure for the summary."""
-    return lambda **figures: MEASURED.append(
-        f"{request.node.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
-    )
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured."""
-    if MEASURED:
-        terminalreporter.section("measured, in seconds")
-        terminalreporter.write("\n".join(MEASURED) + "\n")
-
-
 @pytest.fixture
 def new_cluster() -> Iterator[Callable[[], Cluster]]:
     """A function that makes a server, not yet created nor started."""
@@ -55,12 +37,26 @@ def new_cluster() -> Iterator[Callable[[], Cluster]]:
         cluster.remove()
 
 
+@pytest.fixture(scope="session")
+def stopped() -> Iterator[Cluster]:
+    """A server with the registry's database, to be copied."""
+    cluster = Cluster()
+    try:
+        cluster.serve()
+        migrate(cluster.url(), "upgrade", "head")
+        cluster.stop()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
 @pytest.fixture
-def cluster(new_cluster) -> Cluster:
+def cluster(stopped: Cluster, new_cluster) -> Cluster:
     """A running server with the registry's database."""
     cluster = new_cluster()
-    cluster.serve()
-    migrate(cluster.url(), "upgrade", "head")
+    cluster.copy(stopped)
+    cluster.start()
+    cluster.wait_until_up()
     return cluster
 
 
@@ -88,6 +84,7 @@ def unit(folder: Path) -> Iterator[SocketUnit]:
 
 @pytest.fixture
 def address(unit: SocketUnit, folder: Path) -> Iterator[str]:
-    """The address of nginx before the unit, with limits that do not bite."""
-    with nginx(folder / "nginx", unit.path, changes=NO_LIMITS) as proxy:
+    """The address of nginx before the unit, with limits that do not bite, and patience."""
+    patience = {"proxy_read_timeout    20s;": "proxy_read_timeout 90s;"}
+    with nginx(folder / "nginx", unit.path, changes=NO_LIMITS | patience) as proxy:
         yield f"127.0.0.1:{proxy.public}"

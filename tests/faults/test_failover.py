@@ -7,6 +7,7 @@ import psycopg
 
 from tests.support.databases import opened
 from tests.support.load import load
+from tests.support.patience import wait_until
 from tests.support.recovery import LONGEST, check_recovery
 
 
@@ -16,10 +17,7 @@ def make_standby(primary, standby) -> None:
     primary.alter("SET synchronous_standby_names = '*'")
     with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
         query = "SELECT sync_state FROM pg_stat_replication"
-        deadline = time.monotonic() + 20
-        while connection.execute(query).fetchall() != [("sync",)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: connection.execute(query).fetchall() == [("sync",)])
 
 
 def both(first, second) -> str:
@@ -44,13 +42,12 @@ def test_a_promoted_standby_has_all_that_was_acknowledged_and_is_found(
     unit.start(both(cluster, standby))
     service = unit.service.pid, set(unit.workers())
     with load(address, callers) as clients:
-        time.sleep(4)
+        clients.until_acknowledged(500)
         cluster.kill()
-        time.sleep(3)
+        assert clients.each_again(2).keys() == {503}
         promote(standby)
         check_recovery(clients, time.monotonic(), measured)
     assert clients.statuses().keys() == {200, 503}
-    assert clients.acknowledged() > 100
     measured(slowest=clients.slowest())
     assert clients.slowest() < LONGEST
     assert (unit.service.pid, set(unit.workers())) == service
@@ -66,7 +63,7 @@ def test_an_old_primary_that_comes_back_as_standby_is_not_written_to(
     make_standby(cluster, standby)
     unit.start(both(standby, cluster))
     with load(address, callers) as clients:
-        time.sleep(3)
+        clients.until_acknowledged(500)
     assert not clients.failures()
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
@@ -80,26 +77,31 @@ def test_a_fenced_primary_is_left_for_the_host_that_takes_writes(
     make_standby(cluster, standby)
     unit.start(both(cluster, standby))
     service = unit.service.pid, set(unit.workers())
-    mine = callers[0].headers
+
+    def own_list() -> int:
+        return unit.ask("GET", "/api/v1/push.token", callers[0].headers)[0]
+
     with load(address, callers) as clients:
-        time.sleep(2)
-        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
+        clients.until_acknowledged(200)
+        assert own_list() == 200
         cluster.alter("SET default_transaction_read_only = on")
-        time.sleep(1)
-        status, answer = unit.get("/readyz")
-        assert (status, b"takes no writes" in answer) == (503, True)
-        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 503
+        wait_until(lambda: b"takes no writes" in unit.get("/readyz")[1])
+        assert unit.get("/readyz")[0] == 503
+        wait_until(lambda: own_list() == 503)
         promote(standby)
         check_recovery(clients, time.monotonic(), measured)
-        assert unit.get("/readyz")[0] == 200
-        assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
+        wait_until(lambda: unit.get("/readyz")[0] == 200)
+        assert own_list() == 200
     assert clients.statuses().keys() <= {200, 503}
     assert (unit.service.pid, set(unit.workers())) == service
     with opened(standby.url()) as database:
         assert clients.lost(database.connection) == []
     left = "SELECT pid FROM pg_stat_activity WHERE application_name = 'push-token-registry'"
-    deadline = time.monotonic() + 5  # what rests in a pool is left when it is wanted next
     with opened(cluster.url()) as database:
-        while database.rows(left):
-            assert time.monotonic() < deadline
-            assert unit.ask("GET", "/api/v1/push.token", mine)[0] == 200
+
+        def is_left() -> bool:
+            """Tell whether nothing rests in a pool: what does is left when it is wanted next."""
+            assert own_list() == 200
+            return not database.rows(left)
+
+        wait_until(is_left)

@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from app.config import ROOT
 from tests.support.load import load
+from tests.support.patience import wait_until
 
 SLOW = 500
-SECONDS = 20
+SECONDS = 8  # nginx gives up who has not said his head in 10
+PAIRS = 5
 
 
 @contextmanager
@@ -30,22 +34,23 @@ def slow_clients(address: str) -> Iterator[Callable[[], int]]:
         process.stdin.close()
 
 
+@pytest.mark.alone
 def test_500_slow_clients_do_not_double_the_others_p99(cluster, callers, unit, address, measured):
-    """A stall of the machine's disk hits one of three pairs; slow clients would hit them all."""
+    """A stall of the machine hits some of the pairs; slow clients would hit them all."""
     unit.start(cluster.url())
     pairs = []
     with load(address, callers, 0.05) as clients:
-        time.sleep(3)  # connections, plans, caches
-        while len(pairs) < 3 and not any(among <= 2 * alone for alone, among in pairs):
+        clients.until_acknowledged(1000)  # connections, plans, caches
+        while len(pairs) < PAIRS and not any(among <= 2 * alone for alone, among in pairs):
             begin = time.monotonic()
             time.sleep(SECONDS)
             alone = clients.percentile(0.99, begin)
             with slow_clients(address) as alive:
                 begin = time.monotonic()
                 time.sleep(SECONDS)
-                # nginx gives up who has not said his head in 10 seconds; bodies may take for ever.
-                assert alive() == SLOW // 2
                 pairs.append((alone, clients.percentile(0.99, begin)))
+                # Those in their heads are given up; bodies may take for ever.
+                wait_until(lambda: alive() == SLOW // 2)
     measured(p99_alone=pairs[-1][0], p99_among_slow=pairs[-1][1])
     assert not clients.failures()
     assert any(among <= 2 * alone for alone, among in pairs), pairs

@@ -6,21 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from app.config import ROOT
+from tests.support.activation import serving, workers
 from tests.support.clusters import is_stopped
 from tests.support.databases import opened
 from tests.support.live import serve
 from tests.support.load import load
+from tests.support.patience import seconds, wait_until
 from tests.support.proxy import NO_LIMITS, nginx
-
-
-def workers(pid: int) -> list[int]:
-    """Return the process ids of gunicorn's workers."""
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("how_many", [1, 2])
@@ -31,11 +29,15 @@ def test_a_killed_worker_fails_what_was_in_flight_and_loses_nothing(cluster, cal
     ):
         clients.first_success(time.monotonic())
         for _ in range(3):
-            time.sleep(2)
-            for worker in workers(live.process.pid)[:how_many]:
-                os.kill(worker, signal.SIGKILL)
+            clients.until_acknowledged(500)
+            dying = serving(live.process.pid)[:how_many]
+            # All at one moment: nobody goes from one to the next.
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for worker in dying:
+                    os.kill(worker, number)
             clients.first_success(time.monotonic())
-        time.sleep(1)
+            wait_until(lambda: len(serving(live.process.pid)) == 2)
+        clients.each_again()
     # One request of a client is in flight when a worker dies, and nobody answers it.
     assert clients.failures().keys() <= {
         *("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
@@ -54,31 +56,30 @@ def test_behind_nginx_not_even_a_killed_worker_fails_a_registration(
     unit.start(cluster.url())
     with load(address, callers, 0.05) as clients:
         for _ in range(3):
-            time.sleep(2)
+            clients.until_acknowledged(500)
+            wait_until(lambda: len(unit.serving()) == 2)
             os.kill(unit.workers()[0], signal.SIGKILL)
-        time.sleep(2)
+        wait_until(lambda: len(unit.serving()) == 2)
+        clients.each_again()
     assert not clients.failures()
-    assert clients.acknowledged() > 200
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
 
 
 def test_hup_fails_no_request(cluster, callers, unit, address, measured):
     unit.start(cluster.url())
-    before = set(unit.workers())
+    took = []
     with load(address, callers, 0.05) as clients:
         for _ in range(3):
-            time.sleep(2)
+            clients.until_acknowledged(500)
+            before = set(unit.workers())
             os.kill(unit.service.pid, signal.SIGHUP)
-        deadline = time.monotonic() + 30
-        while before & set(unit.workers()) or len(unit.workers()) != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        clients.first_success(time.monotonic())
+            took.append(seconds(partial(wait_until, partial(is_renewed, unit, before))))
+        clients.each_again()
     assert not clients.failures()
-    assert clients.acknowledged() > 200
-    measured(slowest=clients.slowest())
-    assert clients.slowest() < 10
+    # At the most it waits for new workers, which a busy machine takes a while to start.
+    measured(slowest=clients.slowest(), renewed_after=max(took))
+    assert clients.slowest() < max(took) + 5
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
 
@@ -88,18 +89,18 @@ def test_stop_and_start_with_a_socket_unit_fails_no_request(
 ):
     unit.start(cluster.url())
     with load(address, callers, 0.05) as clients:
+        away = []
         for _ in range(2):
-            time.sleep(2)
-            took = unit.stop()
-            measured(stopping=took)
-            assert took < 10
+            clients.until_acknowledged(500)
+            begin = time.monotonic()
+            measured(stopping=unit.stop())
             unit.start(cluster.url())
-        clients.first_success(time.monotonic())
-        time.sleep(1)
+            away.append(time.monotonic() - begin)
+        clients.each_again()
     assert not clients.failures()
-    assert clients.acknowledged() > 200
-    measured(slowest=clients.slowest())
-    assert clients.slowest() < 15
+    # It waits for gunicorn, which takes a while to start, and then for its turn.
+    measured(slowest=clients.slowest(), away=max(away))
+    assert clients.slowest() < max(away) + 5
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
 
@@ -109,12 +110,13 @@ def test_recycling_workers_fails_no_request(cluster, callers, unit, address):
     unit.start(cluster.url(), GUNICORN_CMD_ARGS="--max-requests 150 --max-requests-jitter 50")
     seen = set(unit.workers())
     with load(address, callers, 0.05) as clients:
-        until = time.monotonic() + 12
-        while time.monotonic() < until:
-            time.sleep(0.2)
-            seen |= set(unit.workers())
-        clients.first_success(time.monotonic())
-    assert len(seen) >= 6
+
+        def six_were_there() -> bool:
+            seen.update(unit.workers())
+            return len(seen) >= 6
+
+        wait_until(six_were_there)
+        clients.each_again()
     assert not clients.failures()
     with opened(cluster.url()) as database:
         assert clients.lost(database.connection) == []
@@ -126,7 +128,7 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
     unit.start(cluster.url(), ROOT_OF_APP=str(release))
     assert b'"status":"ok"' in unit.get("/healthz")[1]
-    wait_for(lambda: len(unit.serving()) == 2)  # one that loads meanwhile would get half of it
+    wait_until(lambda: len(unit.serving()) == 2)  # one that loads meanwhile would get half of it
     package, config, monitoring = (
         release / "app" / name for name in ("__init__.py", "config.py", "api/monitoring.py")
     )
@@ -138,29 +140,28 @@ def test_hup_takes_up_new_code_of_every_module(cluster, callers, unit, address, 
     )
     with load(address, callers, 0.05) as clients:
         os.kill(unit.service.pid, signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while b'"status":"next"' not in unit.get("/healthz")[1]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: b'"status":"next"' in unit.get("/healthz")[1])
+        clients.each_again()
     assert not clients.failures()
 
 
 def test_hup_with_code_that_cannot_start_changes_nothing(cluster, callers, unit, address, folder):
     release = folder / "release"
     shutil.copytree(ROOT, release, ignore=shutil.ignore_patterns(".*", "instance", "tests"))
-    unit.start(cluster.url(), ROOT_OF_APP=str(release))
+    log = folder / "log"
+    unit.start(cluster.url(), log, ROOT_OF_APP=str(release))
     before = set(unit.workers())
-    stats = release / "app" / "cli" / "stats.py"
-    whole = stats.read_text()
-    stats.write_text("import not_installed\n" + whole)
+    broken = release / "app" / "api" / "monitoring.py"
+    whole = broken.read_text()
+    broken.write_text("import not_installed\n" + whole)
     with load(address, callers, 0.05) as clients:
         os.kill(unit.service.pid, signal.SIGHUP)
-        time.sleep(5)
+        wait_until(lambda: "not reloaded" in log.read_text())
         assert set(unit.workers()) == before
-        stats.write_text(whole)
+        broken.write_text(whole)
         os.kill(unit.service.pid, signal.SIGHUP)
-        wait_for(lambda: not before & set(unit.workers()) and len(unit.workers()) == 2)
-        clients.first_success(time.monotonic())
+        wait_until(lambda: is_renewed(unit, before))
+        clients.each_again()
     assert not clients.failures()
 
 
@@ -179,23 +180,22 @@ def test_an_upgrade_of_gunicorn_itself_by_usr2_fails_no_request(cluster, callers
         subprocess.Popen(command, cwd=ROOT, env=environ) as old,
         nginx(folder / "nginx", path, changes=NO_LIMITS) as proxy,
     ):
-        wait_for(lambda: len(workers(old.pid)) == 2 and path.exists())
+        wait_until(lambda: len(workers(old.pid)) == 2 and path.exists())
         before = set(workers(old.pid))
         with load(f"127.0.0.1:{proxy.public}", callers, 0.05) as clients:
             ready = clients.first_success(time.monotonic())
             old.send_signal(signal.SIGUSR2)
-            wait_for(lambda: second_master(old.pid, before))
+            wait_until(lambda: second_master(old.pid, before))
             new = second_master(old.pid, before)
-            time.sleep(3)  # its workers load the service
+            wait_until(lambda: len(serving(new)) == 2)
             old.terminate()
-            assert old.wait(40) == 0
+            assert old.wait(60) == 0
             ended = time.monotonic()
-            clients.first_success(ended)
-            time.sleep(2)
+            clients.each_again(3)
         (kept,) = folder.glob(metrics)
         assert list(kept.iterdir())
         os.kill(new, signal.SIGTERM)
-        wait_for(lambda: is_stopped(new))
+        wait_until(lambda: is_stopped(new))
     assert not list(folder.glob(metrics))
     assert clients.statuses(ready).keys() == {200}
     assert len(clients.outcomes(ended)) > 100
@@ -209,8 +209,7 @@ def second_master(first: int, its_workers: set[int]) -> int:
     return next((pid for pid in children if len(workers(pid)) == 2), 0)
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def is_renewed(unit, before: set[int]) -> bool:
+    """Tell whether other workers than before serve, and none of those is left."""
+    now = unit.workers()
+    return not before & set(now) and len(now) == len(unit.serving()) == 2

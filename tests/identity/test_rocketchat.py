@@ -17,6 +17,7 @@ from app.models import db
 from tests.support.chat import ERAS, FAULTS, answer, chat, honest
 from tests.support.factories import Caller, body
 from tests.support.live import free_port
+from tests.support.patience import keeps, seconds
 from tests.support.proxy import certify
 
 URL = "/api/v1/push.token"
@@ -132,11 +133,13 @@ def test_no_fault_lets_a_stranger_in_or_signs_anybody_out(
     client, database, server, carol, fault, call
 ):
     server.fault = FAULTS[fault]
-    began = time.monotonic()
-    answer = CALLS[call](client, carol)
-    assert time.monotonic() - began < 2
-    assert (answer.status_code, answer.json) == (503, AWAY)
-    assert answer.headers["Retry-After"] == "1"
+
+    def ask() -> None:
+        answer = CALLS[call](client, carol)
+        assert (answer.status_code, answer.json) == (503, AWAY)
+        assert answer.headers["Retry-After"] == "1"
+
+    keeps(2, lambda: seconds(ask))
     assert database.rows("SELECT FROM user_sessions") == database.push_tokens() == []
     server.fault = honest
     time.sleep(0.01)
@@ -387,7 +390,7 @@ def test_who_finds_no_free_line_in_time_is_not_let_in(server, monkeypatch, ask_a
         began = time.monotonic()
         verdicts = pool.map(lambda n: upstream.ask(b"%d" % n, b"secret%d" % n, "dave"), range(4))
         assert set(verdicts) == {CheckResult.UNSURE}
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 2.5  # it is silent for 3
 
 
 def test_wrong_credentials_are_asked_about_once_in_a_while(client, server, monkeypatch):
@@ -410,18 +413,20 @@ def test_what_is_remembered_is_bounded(server, monkeypatch, ask_at):
 
 
 def test_when_it_is_away_one_tries_and_the_others_do_not_wait(server, monkeypatch, ask_at):
-    monkeypatch.setattr(rocketchat, "COOLDOWN", 0.3)
+    monkeypatch.setattr(rocketchat, "COOLDOWN", 600)
     upstream = ask_at(server.url, 0.2)
     server.fault = FAULTS["hang"]
     assert upstream.ask(b"0", b"secret", "dave") is CheckResult.UNSURE
     began = time.monotonic()
     for _ in range(100):
         assert upstream.ask(b"0", b"secret", "dave") is CheckResult.UNSURE
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - began < 10  # or it were 20
     assert server.asked.total() == 1
     server.fault = honest
     server.signed_in["secret"] = "dave"
-    time.sleep(0.3)
+    now = time.monotonic()
+    monkeypatch.setattr(rocketchat.time, "monotonic", lambda: now + 601)
+    upstream._timeout = 20  # an honest answer takes a while on a busy machine
     assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
     assert upstream.ask(b"0", b"secret", "dave") is CheckResult.CONFIRMED
 

@@ -12,6 +12,7 @@ from tests.support.chat import FAULTS, chat, honest
 from tests.support.factories import Caller
 from tests.support.live import free_port, serve
 from tests.support.load import Client, load
+from tests.support.patience import keeps, seconds, wait_until
 from tests.support.proxy import certify
 
 RECHECK, GRACE = 3600, 3600
@@ -53,12 +54,12 @@ def judged(database_url, environ, log):
 def groups(database):
     """Callers whom Rocket.Chat confirmed some time ago, by how long ago."""
     made = {}
-    for name, seconds in HOW_OLD.items():
+    for name, age in HOW_OLD.items():
         made[name] = [database.sign_in(f"{name}-{number}") for number in range(6)]
         database.execute(
             "UPDATE user_sessions SET verified_at = now() - %s * interval '1 second'"
             " WHERE user_id LIKE %s",
-            *(seconds, f"{name}-%"),
+            *(age, f"{name}-%"),
         )
     return made
 
@@ -69,7 +70,7 @@ def everybody(groups):
 
 def register(client):
     """Register once over a connection of its own; return the status."""
-    connection = HTTPConnection(client.address, timeout=10)
+    connection = HTTPConnection(client.address, timeout=60)
     try:
         return client.register(connection)
     finally:
@@ -96,25 +97,25 @@ def test_an_outage_ends_for_whom_it_must_and_is_over_without_a_restart(
             name: stack.enter_context(load(address, callers, 0.1))
             for name, callers in groups.items()
         }
-        time.sleep(4)
+        time.sleep(2)  # a question a second finds out whether it is back
+        for one in loads.values():
+            one.each_again(5)
         statuses = {name: set(one.statuses()) for name, one in loads.items()}
         assert statuses == {"fresh": {200}, "in grace": {200}, "lapsed": {503}}
-        assert loads["fresh"].slowest() < 1
-        assert loads["in grace"].slowest() < 3
+        assert loads["in grace"].slowest() < 3 + loads["fresh"].slowest()  # of a busy machine
+        # Who needs not be asked about waits for nobody.
+        assert loads["fresh"].percentile(0.9, 0) < 1
         if fault == "nobody":
             server = stack.enter_context(chat(port))
+        assert not server.asked.keys() & {one.auth_token for one in groups["fresh"]}
         server.signed_in = everybody(groups)
         server.fault = honest
-        over = time.monotonic()
         for client in loads["lapsed"].clients:
-            deadline = over + 8
-            while not client.acknowledged:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        settled = time.monotonic()
-        time.sleep(1)
+            wait_until(lambda c=client: c.acknowledged, 20)
+        # In either worker: each asks by itself whether it is back.
+        wait_until(lambda: loads["lapsed"].each_again(5).keys() == {200})
         for one in loads.values():
-            assert set(one.statuses(settled + 0.2)) == {200}
+            assert one.each_again(5).keys() == {200}
     # Everybody was confirmed once, in either worker that had them wait.
     assert server.asked.keys() >= {one.auth_token for one in groups["lapsed"]}
     assert_no_secret(log, everybody(groups))
@@ -131,30 +132,37 @@ def test_a_wave_of_denials_ends_the_sessions_with_their_registrations(
         ]
         for one in loads:
             one.first_success(time.monotonic())
-        time.sleep(1)
+            one.each_again(5)
         server.signed_in = {}
-        denied = time.monotonic()
         database.execute("UPDATE user_sessions SET verified_at = now() - interval '1 day'")
-        time.sleep(2.5)
         for one in loads:
-            assert set(one.statuses(denied + 1.5)) == {401}
+            wait_until(lambda one=one: one.each_again(2).keys() == {401})
+        for one in loads:
+            assert one.each_again(5).keys() == {401}
             assert set(one.statuses()) == {200, 401}
     assert database.rows("SELECT FROM user_sessions") == database.push_tokens() == []
 
 
-def test_a_herd_with_the_same_unknown_credentials_asks_once_a_worker(judged, port):
-    carol = Caller("carol", secrets.token_urlsafe(32))
+class TestPatience:
+    """However long an answer takes."""
 
-    def slow(handler):
-        time.sleep(0.5)
-        honest(handler)
+    @pytest.fixture
+    def environ(self, environ):
+        return {**environ, "ROCKETCHAT_TIMEOUT": "20", "REQUEST_DEADLINE": "60"}
 
-    with chat(port) as server, ThreadPoolExecutor(50) as pool:
-        server.signed_in[carol.auth_token] = "carol"
-        server.fault = slow
-        clients = [Client(f"127.0.0.1:{judged.port}", carol, 0) for _ in range(50)]
-        assert set(pool.map(register, clients)) == {200}
-    assert 1 <= server.asked[carol.auth_token] <= 2
+    def test_a_herd_with_the_same_unknown_credentials_asks_once_a_worker(self, judged, port):
+        carol = Caller("carol", secrets.token_urlsafe(32))
+
+        def slow(handler):
+            time.sleep(0.5)
+            honest(handler)
+
+        with chat(port) as server, ThreadPoolExecutor(50) as pool:
+            server.signed_in[carol.auth_token] = "carol"
+            server.fault = slow
+            clients = [Client(f"127.0.0.1:{judged.port}", carol, 0) for _ in range(50)]
+            assert set(pool.map(register, clients)) == {200}
+        assert 1 <= server.asked[carol.auth_token] <= 2
 
 
 class TestTls:
@@ -169,17 +177,17 @@ class TestTls:
     def test_it_is_asked_over_tls_and_given_up_in_time(self, judged, port, tmp_path):
         carol = Caller("carol", secrets.token_urlsafe(32))
         client = Client(f"127.0.0.1:{judged.port}", carol, 0)
+
+        def refused() -> None:
+            assert register(client) == 503
+
         with chat(port) as server:
             server.encrypt(tmp_path / "fullchain.pem", tmp_path / "privkey.pem")
             server.signed_in[carol.auth_token] = "carol"
             for fault in ("trickle_head", "trickle_body", "hang", "drop"):
                 server.fault = FAULTS[fault]
-                began = time.monotonic()
-                assert register(client) == 503
-                assert time.monotonic() - began < 2.5
+                keeps(2.5, lambda: seconds(refused))
                 time.sleep(1.1)
             server.fault = honest
-            deadline = time.monotonic() + 5
-            while register(client) != 200:  # the other worker may still be at rest
-                assert time.monotonic() < deadline
+            wait_until(lambda: register(client) == 200)  # one worker may still be at rest
             assert server.asked[carol.auth_token] >= 4

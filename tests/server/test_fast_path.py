@@ -146,7 +146,7 @@ class Wire:
         if time.monotonic() - self._used > 2:  # the service closes it after 5 idle seconds
             self.close()
         if self._file is None:
-            connection = socket.create_connection(("127.0.0.1", self._live.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", self._live.port), timeout=60)
             self._file = connection.makefile("rwb")
             connection.close()  # when the file is
         self._file.write(data)

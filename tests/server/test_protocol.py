@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.factories import Caller, body
 from tests.support.live import Live, serve
+from tests.support.patience import keeps, seconds
 
 URL = "/api/v1/push.token"
 MAX_LINE, MAX_HEAD = 8190, 16 * 1024
@@ -33,7 +34,7 @@ def request(caller: Caller, *more: str, **fields: object) -> bytes:
 class Connection:
     """A connection to the service, and its answers one by one."""
 
-    def __init__(self, live: Live, timeout: float = 10):
+    def __init__(self, live: Live, timeout: float = 60):
         self.socket = socket.create_connection(("127.0.0.1", live.port), timeout=timeout)
         self._file = self.socket.makefile("rb")
 
@@ -101,26 +102,26 @@ class TestLimits:
         assert connection.answer()[0] == status
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "begun",
-        [
-            lambda caller: b"POST /api/v1/push.token HTTP/1.1\r\nHost: x\r\nX-",
-            lambda caller: head(caller, 500) + b'{"type":',
-            lambda caller: head(caller, None, "Transfer-Encoding: chunked") + b"5\r\nab",
-            lambda caller: b"POST /api/v1/logout HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
-        ],
-        ids=["head", "body", "chunk", "view"],
-    )
-    def test_a_request_not_complete_in_time_is_408(self, live, alice, begun):
-        connection = Connection(live, timeout=REQUEST_SECONDS + 10)
-        connection.send(begun(alice))
+    def test_a_request_not_complete_in_time_is_408(self, live, alice):
+        begun = {
+            "head": b"POST /api/v1/push.token HTTP/1.1\r\nHost: x\r\nX-",
+            "body": head(alice, 500) + b'{"type":',
+            "chunk": head(alice, None, "Transfer-Encoding: chunked") + b"5\r\nab",
+            "view": b"POST /api/v1/logout HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
+        }
         start = time.monotonic()
-        status, headers, said = connection.answer()
-        assert (status, headers["connection"]) == (408, "close")
-        assert said == {"success": False, "error": "Request Timeout"}
-        assert REQUEST_SECONDS - 1 < time.monotonic() - start < REQUEST_SECONDS + 3
-        assert connection.is_closed()
-        connection.close()
+        connections = {name: Connection(live) for name in begun}
+        for name, data in begun.items():
+            connections[name].send(data)
+        sent = time.monotonic()
+        for name, connection in connections.items():
+            status, headers, said = connection.answer()
+            assert time.monotonic() - start > REQUEST_SECONDS - 1, name
+            assert time.monotonic() - sent < REQUEST_SECONDS + 10, name
+            assert (status, headers["connection"]) == (408, "close"), name
+            assert said == {"success": False, "error": "Request Timeout"}, name
+            assert connection.is_closed(), name
+            connection.close()
 
     def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, connect, alice):
         for framing in ("Content-Length: 9000000", "Transfer-Encoding: chunked"):
@@ -301,8 +302,10 @@ class TestClients:
             for number in range(1000):
                 connection = stack.enter_context(closing(Connection(live)))
                 connection.send(head(alice, 5000)[: 40 + number % 100] if number % 2 else b"P")
-            start = time.monotonic()
-            connection = stack.enter_context(closing(Connection(live)))
-            connection.send(request(alice))
-            assert connection.answer()[0] == 200
-            assert time.monotonic() - start < 2
+
+            def register() -> None:
+                with closing(Connection(live)) as connection:
+                    connection.send(request(alice))
+                    assert connection.answer()[0] == 200
+
+            keeps(2, lambda: seconds(register))

@@ -27,7 +27,7 @@ def test_a_connection_to_a_fenced_server_is_replaced(gates, monkeypatch, alice):
         fenced = commit.commit._group_writer._exchange._exchange(
             lambda: first.pgconn.send_query(FENCE.encode())
         )
-        asyncio.run_coroutine_threadsafe(fenced, commit._loop).result(5)
+        asyncio.run_coroutine_threadsafe(fenced, commit._loop).result(60)
         assert commit.register(asked(alice, "t"))
         assert first.closed
         assert len(gates.connections) == 2

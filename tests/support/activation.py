@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,20 +28,25 @@ class SocketUnit:
         self._listener.listen(BACKLOG)
         self.service: subprocess.Popen[bytes] | None = None
 
-    def start(self, database_url: str, **environ: str) -> None:
-        """Start gunicorn; requests wait in the socket until it takes them."""
+    def start(self, database_url: str, log: Path | None = None, **environ: str) -> None:
+        """Start gunicorn; requests wait in the socket until it takes them.
+
+        What it logs may go to a file.
+        """
         descriptor = self._listener.fileno()
         settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "warning", **environ}
         # LISTEN_PID is the process's own id, so a shell sets it and becomes gunicorn.
         become = f'exec 3<&{descriptor}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
         program = str(Path(sys.executable).with_name("gunicorn"))
         gunicorn = [program, "-c", "python:app.gunicorn_conf", "wsgi:app"]
-        self.service = subprocess.Popen(
-            ["bash", "-c", become, "unit", *gunicorn],
-            cwd=environ.get("ROOT_OF_APP", ROOT),
-            env={**os.environ, **settings},
-            pass_fds=(descriptor,),
-        )
+        with log.open("ab") if log else nullcontext() as stderr:
+            self.service = subprocess.Popen(
+                ["bash", "-c", become, "unit", *gunicorn],
+                cwd=environ.get("ROOT_OF_APP", ROOT),
+                env={**os.environ, **settings},
+                pass_fds=(descriptor,),
+                stderr=stderr,
+            )
         try:
             self.wait_until_ready()
         except BaseException:
@@ -53,19 +58,19 @@ class SocketUnit:
         assert self.service
         begin = time.monotonic()
         self.service.send_signal(signal.SIGTERM)
-        assert self.service.wait(40) == 0
+        assert self.service.wait(60) == 0
         self.service = None
         return time.monotonic() - begin
 
     def serving(self) -> list[int]:
         """Return the process ids of the workers whose event loop runs: they have loaded all."""
-        return [pid for pid in self.workers() if "anon_inode:[eventpoll]" in _opened(pid)]
+        assert self.service
+        return serving(self.service.pid)
 
     def workers(self) -> list[int]:
         """Return the process ids of gunicorn's workers."""
         assert self.service
-        pid = self.service.pid
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return workers(self.service.pid)
 
     def ask(
         self,
@@ -73,7 +78,7 @@ class SocketUnit:
         path: str,
         headers: Mapping[str, str] = NO_HEADERS,
         fields: object = None,
-        timeout: float = 20,
+        timeout: float = 60,
     ) -> tuple[int, bytes]:
         """Call gunicorn itself; return status and body."""
         content = json.dumps(fields) if fields is not None else ""
@@ -100,7 +105,7 @@ class SocketUnit:
             return self.ask("GET", "/readyz", timeout=5)[0] == 200
         return False
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 180) -> None:
         """Wait until it takes requests: a busy machine takes long to start it."""
         assert self.service
         deadline = time.monotonic() + seconds
@@ -115,6 +120,17 @@ class SocketUnit:
             self.stop()
         self._listener.close()
         self.path.unlink()
+
+
+def workers(master: int) -> list[int]:
+    """Return the process ids of a gunicorn's workers."""
+    children = Path(f"/proc/{master}/task/{master}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def serving(master: int) -> list[int]:
+    """Return those of them whose event loop runs: they have loaded all."""
+    return [pid for pid in workers(master) if "anon_inode:[eventpoll]" in _opened(pid)]
 
 
 def _opened(pid: int) -> list[str]:

@@ -50,14 +50,22 @@ class Cluster:
         command = embedded.as_unprivileged([str(self.programs / program), *arguments])
         subprocess.run(command, cwd="/", check=True, capture_output=True)
 
+    def copy(self, stopped: "Cluster") -> None:
+        """Become what another server is, which does not run: sooner made than a new one."""
+        subprocess.run(["cp", "-a", str(stopped.data), str(self.data)], check=True)
+
     def create(self) -> None:
         """Make an empty server."""
         options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
         self.run("initdb", "-D", str(self.data), *options)
 
     def start(self, *settings: str) -> None:
-        """Start it, or start it again, with settings such as `max_connections=20`."""
-        here = [f"unix_socket_directories={self.folder}", f"port={self.port}"]
+        """Start it, or start it again, with settings such as `max_connections=20`.
+
+        Without fsync: what is killed, but by no power cut, loses nothing all the same, and the
+        machine's disk, which may stall for seconds, is none of the tests' business.
+        """
+        here = ["fsync=off", f"unix_socket_directories={self.folder}", f"port={self.port}"]
         named = ["listen_addresses=", *here, *settings]
         flags = [part for setting in named for part in ("-c", setting)]
         command = [str(self.programs / "postgres"), "-D", str(self.data), *flags]
@@ -70,7 +78,7 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def wait_until_up(self, seconds: float = 60) -> None:
+    def wait_until_up(self, seconds: float = 180) -> None:
         """Wait until it takes connections."""
         deadline = time.monotonic() + seconds
         while True:
@@ -128,7 +136,7 @@ class Cluster:
     def freeze(self) -> None:
         """Stop the server and all its processes, those too that are born meanwhile."""
         assert self.process
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not all(is_stopped(pid) for pid in family(self.process.pid)):
             assert time.monotonic() < deadline
             self.signal(signal.SIGSTOP)  # parents first: one that is stopped bears no more
@@ -143,11 +151,17 @@ class Cluster:
         self.freeze()  # so that none is born meanwhile
         pids = family(self.process.pid)
         self.signal(signal.SIGKILL)
-        self.process.wait(20)
-        deadline = time.monotonic() + 20
+        self.process.wait(60)
+        deadline = time.monotonic() + 60
         while not all(state(pid) in "ZX" for pid in pids):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it in order."""
+        assert self.process
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(60) == 0
 
     def remove(self) -> None:
         """End it and remove its folder."""

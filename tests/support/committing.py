@@ -26,7 +26,7 @@ def asked(caller: Caller, token: str, type_: str = "gcm", **more: object) -> Reg
     return Registration(caller.token_hash, caller.user_id, "app", token, type_, **more)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 5) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -36,8 +36,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 5) -> None:
 class Gates:
     """What a test sees and steers of the connections of a group commit."""
 
-    def __init__(self, database_url: str):
-        self.settings = Settings(database_url=database_url)
+    def __init__(self, database_url: str, **settings: float):
+        self.settings = Settings(database_url=database_url, **settings)
         self._connect = connector(self.settings)
         self.open = threading.Event()
         self.open.set()
@@ -65,7 +65,7 @@ class Gates:
         else:
             return
         self.reached.release()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not self.open.is_set():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.001)
@@ -111,7 +111,7 @@ class Committing:
         return future
 
     def register(self, registration: Registration):
-        return self.submit(registration).result(20)
+        return self.submit(registration).result(60)
 
     @property
     def waiting(self) -> int:
@@ -126,12 +126,12 @@ class Committing:
         while self.gates.reached.acquire(blocking=False):
             pass  # what came before
         first = self.submit(leader)
-        assert self.gates.reached.acquire(timeout=5)
+        assert self.gates.reached.acquire(timeout=60)
         futures = [self.submit(member) for member in members]
         wait_for(lambda: self.waiting == len(members))
         self.gates.sizes.clear()
         self.gates.open.set()
-        first.result(10)
+        first.result(60)
         return futures
 
 
@@ -141,6 +141,7 @@ def committing(
     monkeypatch,
     deadline: float = 10,
     lock_timeout: float = 0.5,
+    statement_timeout: float = 5,
     max_age: float = 300,
 ) -> Iterator[Committing]:
     """Run a group commit until the end of the `with`."""
@@ -151,7 +152,7 @@ def committing(
     settings = dataclasses.replace(
         gates.settings,
         request_deadline=deadline,
-        database_statement_timeout=5,
+        database_statement_timeout=statement_timeout,
         database_lock_timeout=lock_timeout,
         database_max_age_seconds=max_age,
     )
@@ -164,7 +165,7 @@ def committing(
             commit.close()
             await asyncio.sleep(0)
 
-        asyncio.run_coroutine_threadsafe(close(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(close(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join(60)
         loop.close()

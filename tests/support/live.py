@@ -65,7 +65,12 @@ class Live:
 
 
 def ask(
-    live: Live, path: str, fields: object = None, method: str = "POST", **headers: str
+    live: Live,
+    path: str,
+    fields: object = None,
+    method: str = "POST",
+    timeout: float = 60,
+    **headers: str,
 ) -> tuple[int, Message, str]:
     """Make a call; return status, headers and body."""
     is_sent_as_it_is = fields is None or isinstance(fields, bytes)
@@ -74,7 +79,7 @@ def ask(
     for name, value in {"Content-Type": "application/json", **headers}.items():
         request.add_header(name.replace("_", "-"), value)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as answer:
         return answer.code, answer.headers, answer.read().decode()
@@ -130,7 +135,7 @@ def serve(
         )
     live = Live(process, port)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # a busy machine takes long to start it
         while not live.says_yes(probe) or (workers > 1 and live.serving() < workers):
             assert process.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
@@ -139,4 +144,4 @@ def serve(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0

@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
 from app.limits import iso
 from tests.support.factories import Caller
+from tests.support.patience import Stalls, wait_until
 
 PATH = "/api/v1/push.token"
 APP = "load"
@@ -76,11 +77,27 @@ class Client(threading.Thread):
         return token, (f"device-{number}" if number % 2 else None)
 
 
+def percentile(share: float, outcomes: Sequence[Outcome]) -> float:
+    """Return the seconds within which a share of requests were answered."""
+    times = sorted(outcome.end - outcome.begin for outcome in outcomes)
+    return times[math.ceil(share * len(times)) - 1]
+
+
 @dataclass
 class Load:
-    """The clients together."""
+    """The clients together, and the stalls of the machine meanwhile."""
 
     clients: Sequence[Client]
+    stalls: Stalls = field(default_factory=Stalls)
+
+    def end(self) -> None:
+        """Have every client make no further request, and wait for the last answers."""
+        for client in self.clients:
+            client.ended.set()
+        for client in self.clients:
+            client.join(90)
+            assert not client.is_alive(), "a client never got an answer"
+        self.stalls.end()
 
     def outcomes(self, since: float = -math.inf, until: float = math.inf) -> list[Outcome]:
         """Return what became of the requests that ended in a span of time."""
@@ -95,7 +112,23 @@ class Load:
         """Count all that was not answered 200."""
         return Counter({status: n for status, n in self.statuses().items() if status != 200})
 
-    def first_success(self, since: float, seconds: float = 60) -> float:
+    def begun(self, since: float) -> Counter[object]:
+        """Count what was answered to the requests that began since then."""
+        return Counter(outcome.status for outcome in self.outcomes(since) if outcome.begin > since)
+
+    def each_again(self, times: int = 1) -> Counter[object]:
+        """Wait until each client was answered requests that it begins from now on; count all."""
+        since = time.monotonic()
+        for client in self.clients:
+            wait_until(lambda c=client: sum(o.begin > since for o in list(c.outcomes)) >= times)
+        return self.begun(since)
+
+    def until_acknowledged(self, more: int) -> None:
+        """Wait until so many requests more were acknowledged."""
+        enough = self.statuses()[200] + more
+        wait_until(lambda: self.statuses()[200] >= enough)
+
+    def first_success(self, since: float, seconds: float = 180) -> float:
         """Wait for an acknowledgement of a request made after `since`; return its time."""
         deadline = time.monotonic() + seconds
         while True:
@@ -106,13 +139,15 @@ class Load:
             time.sleep(0.01)
 
     def slowest(self) -> float:
-        """Return the seconds of the slowest request."""
-        return max(outcome.end - outcome.begin for outcome in self.outcomes())
+        """Return the seconds of the slowest request, without those of stalls."""
+        return max(
+            outcome.end - outcome.begin - self.stalls.within(outcome.begin, outcome.end)
+            for outcome in self.outcomes()
+        )
 
     def percentile(self, share: float, since: float, until: float = math.inf) -> float:
         """Return the seconds within which a share of the requests were answered."""
-        times = sorted(o.end - o.begin for o in self.outcomes(since, until))
-        return times[math.ceil(share * len(times)) - 1]
+        return percentile(share, self.outcomes(since, until))
 
     def acknowledged(self) -> int:
         """Return how many registrations were acknowledged."""
@@ -146,13 +181,11 @@ def load(
 ) -> Iterator[Load]:
     """Have callers register, each about every `pace` seconds, until the end of the `with`."""
     clients = [kind(address, caller, pace) for caller in callers]
-    for client in clients:
-        client.start()
+    stalls = Stalls()
+    for thread in (stalls, *clients):
+        thread.start()
+    all_of_them = Load(clients, stalls)
     try:
-        yield Load(clients)
+        yield all_of_them
     finally:
-        for client in clients:
-            client.ended.set()
-        for client in clients:
-            client.join(90)
-            assert not client.is_alive(), "a client never got an answer"
+        all_of_them.end()

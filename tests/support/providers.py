@@ -57,7 +57,7 @@ def play(folder: Path) -> Iterator[Fake]:
     command = [sys.executable, str(SENDER / "fake_providers.py"), str(folder), str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not is_listening(port):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -65,4 +65,4 @@ def play(folder: Path) -> Iterator[Fake]:
     exported = (folder / "log").read_text().replace("export", "").split()
     yield Fake(folder, dict(pair.split("=", 1) for pair in exported))
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0

@@ -117,18 +117,18 @@ def nginx(
         yield proxy
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     alarming = re.findall(r".*\[(?:emerg|alert)\].*", proxy.logs())
     assert not alarming, alarming
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until somebody listens on a local port."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, "it ended"
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=20).close()
         except OSError:
             assert time.monotonic() < deadline, "nobody listens"
             time.sleep(0.05)

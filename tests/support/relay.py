@@ -90,7 +90,7 @@ def relay(
             headers = {n: v for n, v in self.headers.items() if n.lower() != "host"}
             onward = urllib.request.Request(url + self.path, body, headers, method=self.command)
             try:
-                with urllib.request.urlopen(onward, timeout=10) as response:
+                with urllib.request.urlopen(onward, timeout=60) as response:
                     return response.status, response.read()
             except urllib.error.HTTPError as error:
                 return error.code, error.read()

@@ -14,7 +14,7 @@ from psycopg import pq
 # `client_encoding` is a parameter of the connection, as libpq has to know it too.
 ENCODING = "UTF8"
 
-RELIED_ON = {
+_RELIED_ON_BY_ALL = {
     "DateStyle": "ISO, YMD",  # how psycopg reads moments
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
@@ -27,8 +27,12 @@ RELIED_ON = {
     # Ends the transaction of a process that was stopped in it, and so its locks.
     "idle_in_transaction_session_timeout": "1min",
 }
-# Commands' statements may take long.
-RELIED_ON_BY_BATCHES = {**RELIED_ON, "statement_timeout": "0"}
+# No request's statement has a table to read from end to end. Left to itself PostgreSQL does so
+# where a connection made its plan while the table was empty, until the table is analyzed.
+# Up to PostgreSQL 17 switched off means dear, and what is dear is compiled (JIT) each time.
+RELIED_ON = {**_RELIED_ON_BY_ALL, "enable_seqscan": "off", "jit": "off"}
+# Commands' statements may take long, and may have a whole table to read.
+RELIED_ON_BY_BATCHES = {**_RELIED_ON_BY_ALL, "statement_timeout": "0"}
 
 TRANSACTION_TIMEOUT = 170000  # the version that brought it: PostgreSQL 17, as libpq counts
 

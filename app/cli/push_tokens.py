@@ -126,7 +126,11 @@ def import_push_tokens(
         connection = stack.enter_context(_database(writes=True))
         meter = stack.enter_context(Meter("imported", size))
         importer = Importer(
-            connection, sink.add, known_only=known_sessions_only, reachable_days=reachable_for
+            connection,
+            sink.add,
+            known_only=known_sessions_only,
+            reachable_days=reachable_for,
+            is_distributed=services.current().settings.database_distributed is not None,
         )
         problem = ""
         try:

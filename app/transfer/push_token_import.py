@@ -25,9 +25,10 @@ from app.database.connections import Connection
 from app.database.failures import RETRYABLE
 from app.limits import APN, VOIP
 from app.transfer import import_sql as sql
-from app.transfer import recognition
+from app.transfer import recognition, spread_import
 from app.transfer.import_rows import ImportRow, device_key, rows
 from app.transfer.mongoexport import Entry
+from app.transfer.spread_import import SpreadMerge
 
 # Rows in one transaction. Requests for its rows wait until it ends, for a second at most, so a
 # slow or busy server gets smaller batches.
@@ -76,6 +77,7 @@ class Importer:
         *,
         known_only: bool = False,
         reachable_days: int | None = None,
+        is_distributed: bool = False,
     ):
         self._connection = connection
         self._reject = reject
@@ -94,6 +96,10 @@ class Importer:
         connection.execute(sql.PREPARE)
         if reachable_days:
             ((self._ends_at,),) = connection.execute(sql.ENDS_AT, {"days": reachable_days})
+        self._spread: SpreadMerge | None = None
+        if is_distributed:
+            connection.execute(spread_import.PREPARE)
+            self._spread = SpreadMerge(connection, self._ends_at, known_only=known_only)
 
     @property
     def why_nothing(self) -> str:
@@ -212,6 +218,8 @@ class Importer:
 
     def _merge(self, staged: str, unnamed: list[int]) -> Merged:
         """Merge; return rows written, rows that existed before, and the misfits' places."""
+        if self._spread:
+            return self._spread.merge(staged, unnamed, has_calls=self._has_calls)
         execute = self._connection.execute
         with self._connection.cursor().copy(sql.STAGE) as copy:
             copy.write(staged)

@@ -21,7 +21,7 @@ depends_on: str | Sequence[str] | None = None
 NAME = "uq_push_tokens_device"
 
 # Locked in the order that every writer keeps; a row that was renewed meanwhile is not removed.
-MERGE = """/* one node */
+MERGE = """/* before tables spread */
 WITH doubles AS (
     SELECT id, updated_at
     FROM (

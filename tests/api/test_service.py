@@ -555,7 +555,7 @@ class TestSessionsRevoke:
         assert self.left(database) == {"after"}
 
     def test_nothing_registered_at_the_same_instant_survives(
-        self, new_app, database_url, issue, database
+        self, new_app, database_url, issue, database, sweep
     ):
         headers = issue("sessions")
         clients = [new_app(database_url=database_url).test_client() for _ in range(3)]
@@ -582,6 +582,7 @@ class TestSessionsRevoke:
                 thread.join()
             assert answer.json["sessions"] == 6
             assert set(statuses) <= {200, 401}
+            sweep()
             assert database.push_tokens() == []
 
 

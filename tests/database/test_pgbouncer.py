@@ -122,7 +122,7 @@ def database(cluster: Cluster) -> Iterator[Database]:
     with opened(cluster.url()) as database:
         yield database
         database.execute("DELETE FROM service_keys")
-        database.execute("DELETE FROM user_sessions")
+        database.forget_everyone()
 
 
 def prepared_by_us(bouncer: Bouncer) -> list[object]:

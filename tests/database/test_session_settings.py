@@ -63,7 +63,7 @@ def sane(odd_url, timeouts):
     with opened(uri(odd_url, options=reset)) as database:
         database.execute("SET client_encoding = UTF8")
         yield database
-        database.execute("DELETE FROM user_sessions")
+        database.forget_everyone()
 
 
 def test_no_default_of_the_database_reaches_a_connection(odd_url, sane):

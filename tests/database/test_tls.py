@@ -74,7 +74,7 @@ def over_tls(cluster: Cluster, host: str = "localhost", ca: str = "ca") -> str:
 def caller(cluster: Cluster) -> Iterator[Caller]:
     with opened(cluster.url()) as database:
         yield database.sign_in("alice")
-        database.execute("DELETE FROM user_sessions")
+        database.forget_everyone()
 
 
 def test_every_connection_is_encrypted(cluster, new_app, caller, monkeypatch):

@@ -113,7 +113,7 @@ def test_a_logout_elsewhere_ends_the_others_here_too(site, chat, database):
         wait_for(lambda: len(database.push_tokens()) == 1)
         assert database.push_tokens()[0]["token"] == "here"
         assert len(database.rows("SELECT 1 FROM user_sessions")) == 1
-        database.execute("DELETE FROM user_sessions")
+        database.forget_everyone()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_examples_are_what_the_service_answers(document, caller, database):
         content = described["content"].get("application/json", {})
         if not examples(content):
             continue
-        database.execute("DELETE FROM user_sessions")
+        database.forget_everyone()
         sign_in_again(database, caller.user)
         if not path.endswith(("sessions.put", "sessions.revoke")) and (path, method) != (
             "/api/v1/push.token",

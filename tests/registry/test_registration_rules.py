@@ -179,9 +179,10 @@ class TestSessionEnd:
         client.post("/api/v1/logout", headers=elsewhere.headers)
         assert database.push_tokens() == []
 
-    def test_the_database_enforces_it(self, register, alice, database):
+    def test_the_database_enforces_it(self, register, alice, database, sweep):
         register(alice)
         database.execute("DELETE FROM user_sessions")
+        sweep()
         assert database.push_tokens() == []
 
 

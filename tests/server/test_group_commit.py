@@ -107,9 +107,16 @@ def test_a_crowd_that_wants_one_push_token_delays_no_other(commit, gates, alice,
     assert all(future.result(60) for future in crowd)
 
 
-def test_what_moves_to_another_user_delays_no_other(commit, gates, alice, bob):
-    """Nor what wants it meanwhile: all of it is written beside the groups, in order."""
+def test_what_moves_to_another_user_delays_no_other(commit, gates, alice, bob, is_spread):
+    """Nor what wants it meanwhile: all of it is written beside the groups, in order.
+
+    Where tables are spread a group moves it, in the one INSERT that it writes all by.
+    """
     commit.register(asked(alice, "t"))
+    if is_spread:
+        moving = commit.group(asked(alice, "first"), [asked(bob, "t"), asked(alice, "u")])
+        assert [future.result(10)["user_id"] for future in moving] == ["bob", "alice"]
+        return
     with holding(gates, "t", passes=1):  # the group, which cannot move it
         moving = [commit.submit(asked(bob, "t"))]
         wait_for(lambda: commit.commit._in_second)

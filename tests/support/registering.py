@@ -7,34 +7,33 @@ from typing import Any
 
 import psycopg
 
-from app.registry.one_node import SESSION_SETTINGS
-from app.registry.registration import (
-    Outcome,
-    Registered,
-    Registration,
-    Unwritten,
-    first_round,
-    register,
-)
+from app.registry import ways
+from app.registry.registration import Outcome, Registered, Registration, Unwritten, first_round
+from tests.support.shapes import is_spread
 
 
 def connect(url: str, **options: Any) -> psycopg.Connection[Any]:
     """Open a connection that registers all day."""
     connection = psycopg.connect(url, autocommit=True, prepare_threshold=0, **options)
-    for name, value in SESSION_SETTINGS.items():
+    for name, value in ways.way(is_distributed=is_spread()).settings.items():
         connection.execute(f"SET {name} = {value}", prepare=False)
     return connection
 
 
 def run(connection: psycopg.Connection[Any], asked: Sequence[Registration]) -> list[Outcome]:
     """Register one round; return what became of each."""
-    steps, rows = register(asked), None
+    steps = ways.way(is_distributed=is_spread()).settle(asked)
+    statement, parameters = next(steps)
     while True:
         try:
-            statement, parameters = steps.send(rows)
+            cursor = connection.execute(statement, parameters)
+        except psycopg.Error as error:
+            statement, parameters = steps.throw(error)
+            continue
+        try:
+            statement, parameters = steps.send(cursor.fetchall() if cursor.description else [])
         except StopIteration as end:
             return end.value
-        rows = connection.execute(statement, parameters).fetchall()
 
 
 def run_all(

@@ -15,6 +15,7 @@ from typing import Any
 TABLES = {"push_tokens": "token", "user_sessions": "token_hash"}  # and what they are spread by
 TEMPORARY = ("staged", "winners")  # of an import
 ONE_NODE = "/* one node */"
+BEFORE = "/* before tables spread */"  # of migrations
 
 LOCK = "a lock of rows"
 SKIP = "SKIP LOCKED"
@@ -154,7 +155,13 @@ def refused(statement: str, parameters: Any = None) -> set[str]:
     found = set(forms(statement))
     if "plan_cache_mode" in str(parameters if "set_config" in statement else ""):
         found.add(PLAN)
-    return found - ON_ONE_NODE if ONE_NODE in statement else found
+    is_excepted = BEFORE in statement or (ONE_NODE in statement and not is_spread())
+    return found - ON_ONE_NODE if is_excepted else found
+
+
+def is_spread() -> bool:
+    """Tell whether the service goes the way of a distributed PostgreSQL, as with --spread."""
+    return bool(os.environ.get("DATABASE_DISTRIBUTED"))
 
 
 class Watch:

@@ -36,7 +36,7 @@ def stored(runner, database, alice, client):
 
 def test_comes_back_equal_into_an_empty_database(runner, database, stored):
     exported = runner.invoke(args=["push-tokens", "export"]).stdout_bytes
-    database.execute("DELETE FROM user_sessions")
+    database.forget_everyone()
     assert not database.push_tokens()
     result = runner.invoke(args=["push-tokens", "import", "-"], input=exported)
     assert json.loads(result.stdout)["inserted"] == len(stored) == 5

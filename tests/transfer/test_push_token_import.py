@@ -124,7 +124,7 @@ def test_of_one_device_the_newest_of_a_file_wins(run, database, monkeypatch):
             (stored,) = database.push_tokens()
             assert (stored["token"], stored["device_id"]) == ("T1", "X")
             assert summary["read"] == 2
-            database.execute("DELETE FROM user_sessions")
+            database.forget_everyone()
 
 
 def test_a_devices_newer_row_takes_the_place_of_the_one_in_the_table(run, database):
@@ -468,7 +468,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_table(
     summary, _, _ = run(data)
     assert summary["inserted"] == 30_000 - stored
     killed = database.push_tokens()
-    database.execute("DELETE FROM user_sessions")
+    database.forget_everyone()
     run(data)
     assert without_ids(database.push_tokens()) == without_ids(killed)
 

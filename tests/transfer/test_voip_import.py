@@ -97,7 +97,7 @@ def test_our_own_export_brings_both_back(bring, database, runner, tmp_path):
     exported = runner.invoke(args=["push-tokens", "export"]).stdout
     documents = [json.loads(line) for line in exported.splitlines() if line.startswith("{")]
     assert {next(iter(one["token"])) for one in documents} == {"apn", "voip"}
-    database.execute("DELETE FROM user_sessions")
+    database.forget_everyone()
     assert bring(*documents)["inserted"] == 2
     assert stored(database) == BOTH
 

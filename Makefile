@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--no-strip-extras --custom-compile-command 'make lock' --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-memory bench-plots soak wheel release
+.PHONY: help run test test-faults check lint types coverage format migration lock bench bench-growth bench-hot bench-lookup bench-import bench-memory bench-costs bench-plots soak wheel release
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-import: $(VENV)/dev.installed ## Compare the import with a bare COPY, at a
 
 bench-memory: $(VENV)/dev.installed ## Watch the memory of the workers over a million registrations (needs wrk)
 	$(BIN)/python -m bench.memory
+
+bench-costs: $(VENV)/dev.installed ## Measure what a registration costs in CPU, WAL and bytes, at a million devices
+	$(BIN)/python -m bench.costs
 
 bench-plots: $(VENV)/bench.installed ## Draw what was measured
 	$(BIN)/python -m bench.plot

@@ -73,27 +73,15 @@ def connector(
         autocommit: bool = False,
         **kwargs: Any,
     ) -> Connection:
-        limits = {"synchronous_commit": "on", **session}  # what is answered with 200 survives
-        limits["lock_timeout"] = _milliseconds(lock_timeout)
-        if not batch:
-            limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
+        limits = _limits(settings, session, lock_timeout, is_batch=batch)
         conninfo = url or settings.database_url or embedded.server.acquire()
-        named = conninfo_to_dict(conninfo)
         if pooled:
             kwargs["prepare_threshold"] = None
         else:
-            options = " ".join(f"-c {name}={value}" for name, value in limits.items())
-            kwargs["options"] = f"{options} {named.get('options', '')}".strip()
+            kwargs["options"] = _options(limits, conninfo)
         if writes:
             kwargs["target_session_attrs"] = "read-write"
-        connection = _opened(
-            conninfo,
-            connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
-            application_name=named.get("application_name", "push-token-registry"),
-            client_encoding=session_settings.ENCODING,
-            autocommit=True,
-            **kwargs,
-        )
+        connection = _opened(conninfo, settings, **kwargs)
         try:
             connection.patience = settings.database_statement_timeout + SILENCE_TIMEOUT
             session_settings.check_encoding(connection)
@@ -109,10 +97,35 @@ def connector(
     return connect
 
 
-def _opened(conninfo: str, **parameters: Any) -> Connection:
+def _limits(
+    settings: Settings, session: Mapping[str, str], lock_timeout: float, *, is_batch: bool
+) -> dict[str, str]:
+    """Return what a session is limited by, and its other settings."""
+    limits = {"synchronous_commit": "on", **session}  # what is answered with 200 survives
+    limits["lock_timeout"] = _milliseconds(lock_timeout)
+    if not is_batch:
+        limits["statement_timeout"] = _milliseconds(settings.database_statement_timeout)
+    return limits
+
+
+def _options(limits: Mapping[str, str], conninfo: str) -> str:
+    """Return the parameter `options` that sets the limits, but for those that the URI has."""
+    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
+    return f"{options} {conninfo_to_dict(conninfo).get('options', '')}".strip()
+
+
+def _opened(conninfo: str, settings: Settings, **parameters: Any) -> Connection:
     """Connect; ReadOnlyServerError where libpq found no host that takes writes."""
+    named = conninfo_to_dict(conninfo)
     try:
-        return Connection.connect(conninfo, **parameters)
+        return Connection.connect(
+            conninfo,
+            connect_timeout=named.get("connect_timeout", settings.database_connect_timeout),
+            application_name=named.get("application_name", "push-token-registry"),
+            client_encoding=session_settings.ENCODING,
+            autocommit=True,
+            **parameters,
+        )
     except psycopg.OperationalError as error:
         if "session is read-only" in str(error):
             raise ReadOnlyServerError(str(error)) from None

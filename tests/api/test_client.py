@@ -130,6 +130,7 @@ class TestRegister:
             (b"\xff\xfe", "application/json"),
             (b"[" * 60000, "application/json"),
             (b"%ff=%ff&type=%ff", "application/x-www-form-urlencoded"),
+            (b"type=gcm&value=v&appName=a" + b"&x=1" * 98, "application/x-www-form-urlencoded"),
             (json.dumps(body()).encode(), "text/plain"),
             (json.dumps(body()).encode(), "application/vnd.api+json"),
             (json.dumps(body()).encode(), "multipart/form-data; boundary=x"),

@@ -140,6 +140,24 @@ def test_registering_and_removing_at_once_is_either_or(race, database, alice):
     assert len(database.push_tokens()) <= 1
 
 
+def test_a_phones_two_push_tokens_come_and_go_together(race, database, alice):
+    """Its VoIP row is locked out of the order where the other goes; who meets that tries again."""
+    phone = {"type": "apn", "id": "phone", "appName": "calls"}
+    both = [{**phone, "value": f"{n:064x}", "voipToken": f"{n + 9:064x}"} for n in range(2)]
+    turn = [
+        call
+        for fields in both
+        for call in (register(alice, **fields), remove(alice, str(fields["value"])))
+    ]
+    answers = race(turn * 30)
+    assert statuses(answers[0::2]) == {200: 60}
+    assert set(statuses(answers[1::2])) <= {200, 404}
+    kinds = [row["type"] for row in database.push_tokens()]
+    assert sorted(kinds) in ([], ["apn"], ["apn", "voip"])
+    race([register(alice, **both[0])])
+    assert sorted(row["type"] for row in database.push_tokens()) == ["apn", "voip"]
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_crossing_devices_and_values_leaves_one_row_of_each(migrated, database, size):
     """Several workers' connections, with few users, ids and values on purpose, rows going away."""

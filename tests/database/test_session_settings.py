@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from app.config import ROOT, Settings
+from app.config import ROOT, ConfigError, Settings
 from app.database import session_settings
 from app.database.connections import connector
 from tests.support.databases import migrate, opened
@@ -80,7 +80,13 @@ def test_a_server_that_was_fenced_stays_fenced():
 
 
 @pytest.mark.parametrize("pooler", [None, "transaction"])
-def test_every_call_works_on_an_odd_database(odd_url, sane, new_app, monkeypatch, pooler):
+def test_every_call_works_on_an_odd_database(
+    odd_url, sane, new_app, monkeypatch, pooler, is_spread
+):
+    if pooler and is_spread:
+        with pytest.raises(ConfigError, match="name the entry node itself"):
+            new_app(database_url=odd_url, database_pooler=pooler)
+        return
     monkeypatch.setenv("PGDATESTYLE", "SQL, DMY")
     monkeypatch.setenv("PGTZ", "America/Caracas")
     client = new_app(database_url=odd_url, database_pooler=pooler).test_client()

@@ -64,9 +64,9 @@ FROM unnest(%s::bytea[], %s::text[]) AS asked (token_hash, user_id)
 ON CONFLICT (token_hash) DO UPDATE SET expires_at = excluded.expires_at
 WHERE user_sessions.expires_at < excluded.expires_at
 """
+# By the id alone: see FEW in registry/distributed/locks.py.
 REMOVE = """
-DELETE FROM push_tokens
-WHERE token = ANY (%s::text[]) AND id = ANY (%s::text[]) AND updated_at = ANY (%s::timestamptz[])
+DELETE FROM push_tokens WHERE id = ANY (%s::text[]) AND updated_at = ANY (%s::timestamptz[])
 """
 WRITTEN = f"""
 SELECT {", ".join(f"w.{name}::text" for name in ImportRow._fields)}
@@ -154,9 +154,9 @@ class SpreadMerge:
     def _write(self, *, has_calls: bool) -> int:
         """Do to the tables what the winners take; return how many rows were written."""
         for statement, table in ((sql.DELETE_FORMER, "p"), (sql.SILENCE, "v")):
-            key = ", ".join(f"{table}.{name}" for name in ("token", "id", "updated_at::text"))
+            key = ", ".join(f"{table}.{name}" for name in ("id", "updated_at::text"))
             if doomed := self._execute(f"{_beside(statement)} RETURNING {key}").fetchall():
-                self._execute(REMOVE, _columns(doomed, 3))
+                self._execute(REMOVE, _columns(doomed, 2))
         rows = self._execute(WRITTEN).fetchall()
         written = (
             self._execute(MERGE, _columns(rows, len(ImportRow._fields))).rowcount if rows else 0

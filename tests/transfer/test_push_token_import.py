@@ -361,10 +361,12 @@ def test_a_file_that_is_not_there_is_an_error(runner):
     assert "nowhere.json" in result.stderr
 
 
-def test_a_slow_server_gets_smaller_batches(app, database_url, monkeypatch):
+def test_a_slow_server_gets_smaller_batches(app, database_url, monkeypatch, is_spread):
     """Whoever waits for a row of a batch must not wait for long."""
     with connector(Settings(database_url=database_url), batch=True)(autocommit=True) as connection:
-        importing = push_token_import.Importer(connection, lambda entry, reason: None)
+        importing = push_token_import.Importer(
+            connection, lambda entry, reason: None, is_distributed=is_spread
+        )
         merge, sizes = importing._merge, []
 
         def slowly(staged, unnamed):

@@ -19,8 +19,8 @@ from app.registry.distributed import SESSION_SETTINGS
 DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 KEY = (PushToken.id, PushToken.token, PushToken.updated_at)
 
-# So many rows are looked for on their nodes, by their push tokens. More are on all nodes anyway, and
-# up to PostgreSQL 17 an index on both columns would be asked for each pair of an id and a token.
+# So many rows are looked for on their nodes, by their push tokens. More are on all nodes anyway,
+# and up to PostgreSQL 16 the index is asked for each pair of an id and a token.
 FEW = 10
 
 Done = TypeVar("Done")

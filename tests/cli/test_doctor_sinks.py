@@ -8,12 +8,32 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 from app.config import ROOT
 from tests.support.live import free_port, serve
 
 
-def doctor(*before: str, **environ: str) -> dict[str, dict[str, str]]:
+def read(line: str, code: int) -> dict[str, dict[str, str]]:
     """Return the findings by check; nothing of this kind is an error."""
+    result = json.loads(line)
+    assert result["ok"] == (code == 0)
+    return {one["check"]: one for one in result["checks"]}
+
+
+@pytest.fixture
+def doctor(new_app):
+    """A function that runs the command for settings, and returns the findings by check."""
+
+    def doctor(**settings: object) -> dict[str, dict[str, str]]:
+        done = new_app(**settings).test_cli_runner().invoke(args=["doctor", "--json"])
+        return read(done.stdout, done.exit_code)
+
+    return doctor
+
+
+def doctor_process(*before: str, **environ: str) -> dict[str, dict[str, str]]:
+    """The same with a process of its own, begun by the words `before`."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "flask", "doctor", "--json"],
         cwd=ROOT,
@@ -21,23 +41,21 @@ def doctor(*before: str, **environ: str) -> dict[str, dict[str, str]]:
         stdout=subprocess.PIPE,
         check=False,
     )
-    result = json.loads(done.stdout)
-    assert result["ok"] == (done.returncode == 0)
-    return {one["check"]: one for one in result["checks"]}
+    return read(done.stdout, done.returncode)
 
 
-def test_a_running_service_is_asked_what_it_cannot_write(database_url):
+def test_a_running_service_is_asked_what_it_cannot_write(database_url, doctor):
     with serve(database_url, log=Path("/dev/full"), LOG_LEVEL="info") as live:
-        found = doctor(DATABASE_URL=database_url, PORT=str(live.port))["service"]
+        found = doctor(database_url=database_url, port=live.port)["service"]
     assert found["state"] == "warning"
     assert found["says"] == (
         f"127.0.0.1:{live.port} says: log: lines are lost: No space left on device"
     )
 
 
-def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url):
+def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url, doctor):
     port = free_port()
-    found = doctor(DATABASE_URL=database_url, PORT=str(port))
+    found = doctor(database_url=database_url, port=port)
     assert found["service"]["says"] == f"not asked: none runs at 127.0.0.1:{port}"
     assert (found["service"]["state"], found["metrics"]["state"]) == ("right", "right")
 
@@ -50,7 +68,7 @@ def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url):
 
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
-        found = doctor(DATABASE_URL=database_url, PORT=str(other.server_address[1]))["service"]
+        found = doctor(database_url=database_url, port=other.server_address[1])["service"]
         other.shutdown()
     assert (found["state"], "another program" in found["says"]) == ("right", True)
 
@@ -58,7 +76,7 @@ def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url):
 def test_a_folder_without_room_is_a_warning_with_advice(database_url, tmp_path):
     without_room = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "DATABASE_URL": database_url}
-    found = doctor(*without_room, PORT=str(free_port()), **environ)["metrics"]
+    found = doctor_process(*without_room, PORT=str(free_port()), **environ)["metrics"]
     assert found["state"] == "warning"
     assert found["says"] == f"{tmp_path} has no room for the workers' counts: File too large"
     assert "PROMETHEUS_MULTIPROC_DIR" in found["do"]

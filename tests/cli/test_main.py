@@ -97,25 +97,26 @@ def test_a_setting_that_cannot_be_used_is_one_line_and_the_doctor_works():
     assert "wrong    settings: DATABASE_URL" in run("doctor", DATABASE_URL="mysql://x").stdout
 
 
-def test_migrate_is_alembic_without_its_configuration(new_database, tmp_path):
+def test_migrate_is_alembic_without_its_configuration(new_database, tmp_path, monkeypatch):
     url = new_database()
     assert run("migrate", cwd=tmp_path, DATABASE_URL=url).returncode == 0
     done = run("migrate", "current", cwd=tmp_path, DATABASE_URL=url)
     assert "(head)" in done.stdout
     done = run("migrate", "upgrade", "head", "--sql", cwd=tmp_path, DATABASE_URL=url)
     assert "CREATE TABLE push_tokens" in done.stdout
-    done = run("migrate", "-x", "tries=no", "upgrade", "head", cwd=tmp_path, DATABASE_URL=url)
-    assert done.stderr == "Error: -x tries: must be a whole number\n"
-    done = run("migrate", "no-such", cwd=tmp_path, DATABASE_URL=url)
-    assert done.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner(env={"DATABASE_URL": url})
+    wrong = runner.invoke(main, ["migrate", "-x", "tries=no", "upgrade", "head"])
+    assert (wrong.exit_code, wrong.stderr) == (1, "Error: -x tries: must be a whole number\n")
+    assert runner.invoke(main, ["migrate", "no-such"]).exit_code == 2
 
 
 def test_migrate_stops_where_rows_are_to_be_filled_or_fills_them(new_database):
     url = new_database()
     migrate(url, "upgrade", "0003_refresh_heavy_tables")
     fill(url)
-    done = run("migrate", DATABASE_URL=url)
-    assert done.returncode == 1
+    done = CliRunner(env={"DATABASE_URL": url}).invoke(main, ["migrate"])
+    assert done.exit_code == 1
     assert 'run "push-tokens backfill" and migrate again.' in done.stderr
     assert run("migrate", "--backfill", DATABASE_URL=url).returncode == 0
     with psycopg.connect(url) as connection:

@@ -28,7 +28,7 @@ def test_the_service_does_what_the_document_says(live, client, migrated, issue, 
         },
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,6 +19,7 @@ from tests.support.registering import connect, run_all
 URL = "/api/v1/push.token"
 WORKERS = 4
 THREADS = 24
+CALLS = 5 * THREADS
 
 Call = Callable[[Any], Any]
 
@@ -70,17 +71,17 @@ def statuses(answers: list[Any]) -> Counter[int]:
 
 @pytest.mark.parametrize("fields", [{}, {"id": "device"}])
 def test_the_same_value_at_once_is_one_row(race, database, alice, fields):
-    answers = race(register(alice, **fields) for _ in range(240))
-    assert statuses(answers) == {200: 240}
+    answers = race(register(alice, **fields) for _ in range(CALLS))
+    assert statuses(answers) == {200: CALLS}
     assert len({answer.json["result"]["_id"] for answer in answers}) == 1
     assert len({answer.json["result"]["createdAt"] for answer in answers}) == 1
     assert len(database.push_tokens()) == 1
 
 
 def test_two_users_with_one_device_end_with_one_of_them(race, database, alice, bob):
-    answers = race(register(caller) for caller in [alice, bob] * 120)
-    assert statuses(answers) == {200: 240}
-    for answer, user_id in zip(answers, ["alice", "bob"] * 120, strict=True):
+    answers = race(register(caller) for caller in [alice, bob] * (CALLS // 2))
+    assert statuses(answers) == {200: CALLS}
+    for answer, user_id in zip(answers, ["alice", "bob"] * (CALLS // 2), strict=True):
         assert answer.json["result"]["userId"] == user_id
     (row,) = database.push_tokens()
     owner = {"alice": alice, "bob": bob}[row["user_id"]]
@@ -88,8 +89,8 @@ def test_two_users_with_one_device_end_with_one_of_them(race, database, alice, b
 
 
 def test_the_same_id_with_many_values_ends_with_one_of_them(race, database, alice):
-    answers = race(register(alice, id="device", value=f"v{n}") for n in range(240))
-    assert statuses(answers) == {200: 240}
+    answers = race(register(alice, id="device", value=f"v{n}") for n in range(CALLS))
+    assert statuses(answers) == {200: CALLS}
     (row,) = database.push_tokens()
     assert row["device_id"] == "device"
 
@@ -102,17 +103,17 @@ def test_few_ids_rotate_over_few_values(race, database, alice, bob):
             value=f"v{choose.randrange(4)}",
             **choose.choice([{}, {"id": f"d{choose.randrange(4)}"}]),
         )
-        for _ in range(600)
+        for _ in range(2 * CALLS)
     ]
     answers = race(calls)
-    assert statuses(answers) == {200: 600}
+    assert statuses(answers) == {200: 2 * CALLS}
     rows = database.push_tokens()
     assert len({row["token"] for row in rows}) == len(rows) <= 4
 
 
 @pytest.mark.parametrize("fields", [{}, {"id": "device"}])
 def test_a_logout_at_the_same_instant_leaves_no_orphan(race, database, sweep, fields):
-    for _ in range(12):
+    for _ in range(6):
         callers = [database.sign_in(f"u{n}") for n in range(20)]
         names = [{name: f"{value}{n}" for name, value in fields.items()} for n in range(20)]
         calls = [
@@ -133,9 +134,9 @@ def test_a_logout_at_the_same_instant_leaves_no_orphan(race, database, sweep, fi
 
 
 def test_registering_and_removing_at_once_is_either_or(race, database, alice):
-    calls = [register(alice, value="v"), remove(alice, "v")] * 150
+    calls = [register(alice, value="v"), remove(alice, "v")] * CALLS
     answers = race(calls)
-    assert statuses(answers[0::2]) == {200: 150}
+    assert statuses(answers[0::2]) == {200: CALLS}
     assert set(statuses(answers[1::2])) <= {200, 404}
     assert len(database.push_tokens()) <= 1
 

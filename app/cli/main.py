@@ -35,6 +35,14 @@ def _load() -> "Flask":
     return app
 
 
+def imported(module: str, place: str) -> click.Command:
+    """Import a command, by what COMMANDS says of it."""
+    group, _, within = place.partition("/")
+    found = getattr(import_module(module), group)
+    command: click.Command = found.commands[within] if within else found
+    return command
+
+
 class LazyCommands(click.Group):
     """The commands of COMMANDS, each imported when it is used."""
 
@@ -47,10 +55,7 @@ class LazyCommands(click.Group):
         if name not in COMMANDS:
             return None
         module, place, _ = COMMANDS[name]
-        group, _, within = place.partition("/")
-        found = getattr(import_module(module), group)
-        command: click.Command = found.commands[within] if within else found
-        return command
+        return imported(module, place)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

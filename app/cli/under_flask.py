@@ -1,18 +1,13 @@
 """The commands under `flask`, each imported when it is used."""
 
-from importlib import import_module
-
 import click
 from flask.cli import AppGroup
 
+from app.cli.main import COMMANDS, imported
+
 # By name: the module, and what it is called there.
-MODULES = {
-    "sessions": ("app.cli.sessions", "group"),
-    "service-keys": ("app.cli.service_keys", "group"),
-    "push-tokens": ("app.cli.push_tokens", "group"),
-    "doctor": ("app.cli.doctor", "doctor"),
-    "migrate": ("app.cli.migrate", "migrate"),
-}
+MODULES = {name: COMMANDS[name][:2] for name in ("sessions", "service-keys", "doctor", "migrate")}
+MODULES["push-tokens"] = ("app.cli.push_tokens", "group")
 
 
 class UnderFlask(AppGroup):
@@ -26,6 +21,4 @@ class UnderFlask(AppGroup):
         """Import a command; None where there is none of this name."""
         if name not in MODULES:
             return super().get_command(ctx, name)
-        module, place = MODULES[name]
-        command: click.Command = getattr(import_module(module), place)
-        return command
+        return imported(*MODULES[name])

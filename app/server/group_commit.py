@@ -93,10 +93,9 @@ class GroupCommit:
             loop.call_later(SWEEP, self._sweep)
         waiter = Waiter(asked, loop.time() + self._deadline, done)
         if self._in_alone and not self._in_alone.keys().isdisjoint(_lockable(asked)):
-            self._go_alone(waiter, _lockable(asked))
+            self._go_alone(waiter)
         elif self._in_second and not self._in_second.keys().isdisjoint(wanted(asked)):
-            self._mark(waiter, wanted(asked), self._in_second)
-            self._second.add(waiter)
+            self._go_second(waiter)
         else:
             self._groups.add(waiter)
 
@@ -174,13 +173,18 @@ class GroupCommit:
                 waiter.tell(error)
             return error
         for place in held:
-            self._go_alone(members[place], _lockable(members[place].registration))
+            self._go_alone(members[place])
         free = [waiter for place, waiter in enumerate(members) if place not in held]
         return await self._write_together(writer, verb, free, again=False) if free else None
 
-    def _go_alone(self, waiter: Waiter, names: Iterable[object]) -> None:
+    def _go_second(self, waiter: Waiter) -> None:
+        """Have a registration be written beside the groups, and what wants its rows after it."""
+        self._mark(waiter, wanted(waiter.registration), self._in_second)
+        self._second.add(waiter)
+
+    def _go_alone(self, waiter: Waiter) -> None:
         """Have a registration be written alone; what wants its rows meanwhile waits there too."""
-        self._mark(waiter, names, self._in_alone)
+        self._mark(waiter, _lockable(waiter.registration), self._in_alone)
         self._alone.add(waiter)
 
     def _mark(self, waiter: Waiter, names: Iterable[object], where: Counter[object]) -> None:
@@ -193,8 +197,7 @@ class GroupCommit:
     def _answer(self, members: Sequence[Waiter], outcomes: Sequence[Outcome]) -> None:
         for waiter, outcome in zip(members, outcomes, strict=True):
             if outcome is UNSETTLED:
-                self._mark(waiter, wanted(waiter.registration), self._in_second)
-                self._second.add(waiter)
+                self._go_second(waiter)
             elif isinstance(outcome, Unwritten):
                 self._alone.add(waiter)
             else:

@@ -73,10 +73,7 @@ def states(found):
 
 @pytest.fixture(scope="module")
 def roles(new_database):
-    url = new_database()
-    with Roles.on(url) as roles:
-        migrate(roles.url("owner"), "upgrade", "head")
-        roles.grant()
+    with Roles.migrated(new_database()) as roles:
         yield roles
 
 

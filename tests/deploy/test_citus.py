@@ -37,11 +37,8 @@ REFUSED = "registrations stand against the keys; no row and no key was changed"
 @pytest.fixture(scope="module")
 def roles(new_database):
     """The roles on a migrated and filled database; each test leaves it as it was."""
-    url = new_database()
-    with Roles.on(url) as roles:
-        migrate(roles.url("owner"), "upgrade", "head")
-        roles.grant()
-        fill(url)
+    with Roles.migrated(new_database()) as roles:
+        fill(roles.database)
         yield roles
 
 

@@ -41,9 +41,7 @@ HOLDS_DEVICES = (
 @pytest.fixture(scope="module")
 def roles(new_database):
     """A database with rows, and roles that use it."""
-    with Roles.on(new_database()) as roles:
-        migrate(roles.url("owner"), "upgrade", "head")
-        roles.grant()
+    with Roles.migrated(new_database()) as roles:
         fill(roles.database)
         yield roles
 

@@ -18,11 +18,8 @@ TABLES = [*db.metadata.tables, "alembic_version"]
 @pytest.fixture(scope="module")
 def roles(new_database):
     """The roles on a filled database, made before the migrations and run again after them."""
-    url = new_database()
-    with Roles.on(url) as roles:
-        migrate(roles.url("owner"), "upgrade", "head")
-        roles.grant()
-        fill(url)
+    with Roles.migrated(new_database()) as roles:
+        fill(roles.database)
         yield roles
 
 

@@ -23,9 +23,7 @@ def tenant(new_database):
     """Roles on a schema, with the tables in it; public has those of a former release, empty."""
     url = new_database()
     migrate(url, "upgrade", "0007_environment_not_null")
-    with Roles.on(url, TENANT) as roles:
-        migrate(roles.url("owner"), "upgrade", "head")
-        roles.grant()
+    with Roles.migrated(url, TENANT) as roles:
         yield roles
 
 

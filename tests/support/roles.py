@@ -12,6 +12,7 @@ from psycopg import sql
 
 from app.config import ROOT
 from app.database import embedded
+from tests.support.databases import migrate
 from tests.support.factories import uri
 
 KINDS = ("owner", "app", "issuer", "report")
@@ -59,6 +60,15 @@ class Roles:
             roles._execute("REASSIGN OWNED BY {} TO CURRENT_USER")
             roles._execute("DROP OWNED BY {}")
             roles._execute("DROP ROLE {}")
+
+    @classmethod
+    @contextmanager
+    def migrated(cls, database: str, schema: str = "public") -> Iterator["Roles"]:
+        """Do as `on`, migrate as the owner, and give the rights on what that made."""
+        with cls.on(database, schema) as roles:
+            migrate(roles.url("owner"), "upgrade", "head")
+            roles.grant()
+            yield roles
 
     def _execute(self, statement: str) -> None:
         """Execute a statement for each role, over a connection that no test can have ended."""

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from psycopg import errors
-from sqlalchemy import ColumnElement, Select, Text, and_, collate, delete, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select
 from sqlalchemy.exc import OperationalError
 
-from app.database.arrays import among, as_table
-from app.limits import APN, VOIP
+from app.database.arrays import among
+from app.limits import VOIP
 from app.models import PushToken, UserSession, db
+from app.registry.calls import DEVICE, calls_of
 from app.registry.distributed import SESSION_SETTINGS
 
-DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 KEY = (PushToken.id, PushToken.token, PushToken.updated_at)
 
 # So many rows are looked for on their nodes, by their push tokens. More are on all nodes anyway,
@@ -129,15 +129,11 @@ def unless_locked(work: Callable[[], Done], nothing: Done) -> Done:
 
 def _silence(removed: Sequence[Any]) -> int:
     """Remove the VoIP registrations of devices that lost their APNs one; return how many."""
-    devices = [row[: len(DEVICE)] for row in removed if row.type == APN]
-    if not devices:
+    calls = calls_of(removed)
+    if calls is None:
         return 0
-    values = zip(*devices, strict=True)
-    names = {column.key: (Text, list(each)) for column, each in zip(DEVICE, values, strict=True)}
-    asked = as_table("asked", **names)
-    same = (column == collate(asked[column.key], "C") for column in DEVICE)
-    calls = db.session.execute(select(*KEY).where(*same, PushToken.type == VOIP)).all()
-    return len(delete_rows(calls, PushToken.type == VOIP))
+    rows = db.session.execute(calls.with_only_columns(*KEY)).all()
+    return len(delete_rows(rows, PushToken.type == VOIP))
 
 
 def _still(found: Select[str], rows: Sequence[Any]) -> ColumnElement[bool]:

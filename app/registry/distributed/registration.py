@@ -24,7 +24,7 @@ from app.registry.distributed.members import (
     row_of,
 )
 from app.registry.distributed.statements import array
-from app.registry.registration import RACED, Outcome, Registration, Steps
+from app.registry.registration import RACED, Outcome, Registration, Steps, wanted
 
 Part = Generator[tuple[str, dict[str, Any]], Sequence[Sequence[Any]], Any]
 
@@ -32,7 +32,9 @@ Part = Generator[tuple[str, dict[str, Any]], Sequence[Sequence[Any]], Any]
 def register(asked: Sequence[Registration]) -> Steps:
     """Register one round within a transaction; as `registration.register`."""
     outcomes: list[Outcome] = [RACED] * len(asked)
-    lost = yield from _claim((place, key) for place, one in enumerate(asked) for key in _keys(one))
+    lost = yield from _claim(
+        (place, key) for place, one in enumerate(asked) for key in wanted(one)
+    )
     members = yield from _signed_in(asked, lost, outcomes)
     if not members:
         return outcomes
@@ -72,7 +74,7 @@ def find_held(asked: Sequence[Registration]) -> Part:
         of_devices.setdefault(row.device, []).append(row)
     held = set()
     for place, one in enumerate(asked):
-        values = {key for key in _keys(one) if len(key) == 2}
+        values = {key for key in wanted(one) if len(key) == 2}
         if one.device_id is not None:
             former = of_devices.get((one.user_id, one.app_name, one.device_id), ())
             values |= {row.value for row in former}
@@ -85,18 +87,9 @@ def find_held(asked: Sequence[Registration]) -> Part:
     return held
 
 
-def _keys(one: Registration) -> Iterable[tuple[str, ...]]:
-    """Return the names of what a registration writes: its values and its device."""
-    yield one.app_name, one.token
-    if one.voip_token is not None:
-        yield one.app_name, one.voip_token
-    if one.device_id is not None:
-        yield one.user_id, one.app_name, one.device_id
-
-
-def _claim(wanted: Iterable[tuple[int, tuple[str, ...]]]) -> Part:
+def _claim(asked: Iterable[tuple[int, tuple[str, ...]]]) -> Part:
     """Claim names until the commit, without waiting; return the places of those that were lost."""
-    places, names = zip(*((place, "\n".join(key)) for place, key in wanted), strict=True)
+    places, names = zip(*((place, "\n".join(key)) for place, key in asked), strict=True)
     rows = yield sql.CLAIM, {"names": array(names)}
     return {places[number - 1] for number, is_ours in rows if not is_ours}
 
@@ -151,11 +144,11 @@ def _look_further(members: list[Member]) -> Part:
         for row in of_devices.get(one.left, ()) if one.left else ():
             if row.is_voip and row.value != one.value:
                 one.goes[row.id] = row
-    wanted = [(one.place, row.value) for one in members for row in one.goes.values()]
-    wanted += [(one.place, one.coming) for one in members if one.coming]  # type: ignore[misc]
-    if not wanted:
+    more = [(one.place, row.value) for one in members for row in one.goes.values()]
+    more += [(one.place, one.coming) for one in members if one.coming]  # type: ignore[misc]
+    if not more:
         return members, taken
-    lost = yield from _claim(wanted)
+    lost = yield from _claim(more)
     lost |= {one.place for one in members if one.cedes_to in lost}
     return [one for one in members if one.place not in lost], taken
 

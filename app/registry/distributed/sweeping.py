@@ -14,7 +14,8 @@ from sqlalchemy import Row, select, tuple_
 from app.database.arrays import among
 from app.limits import VOIP
 from app.models import PushToken, UserSession, db
-from app.registry.distributed.locks import DEVICE, KEY, delete_rows, unchanged, unless_locked
+from app.registry.calls import DEVICE
+from app.registry.distributed.locks import KEY, delete_rows, unchanged, unless_locked
 
 SLICE = 5000  # rows looked at in one transaction
 

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, Text, collate, delete, func, select
+from sqlalchemy import CTE, ColumnElement, Select, delete, func, select
 
-from app.database.arrays import among, as_table
-from app.limits import APN, VOIP
+from app.database.arrays import among
 from app.models import PushToken, UserSession, db
+from app.registry.calls import DEVICE, calls_of
 from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
-
-DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 
 
 def bring_settings() -> None:
@@ -43,22 +41,16 @@ def remove(
     for a lock. With `skip_locked` nothing is waited for: rows that another transaction has locked
     stay.
 
-    Nobody's calls are to ring on a phone that has lost its APNs registration. The VoIP rows are
-    locked after the others, so out of the order: a registration of the same device at the same
-    instant may meet that, and is then tried again.
+    The VoIP rows (`calls_of`) are locked after the others, so out of the order: a registration of
+    the same device at the same instant may meet that, and is then tried again.
     """
     rows = _doomed(found, skip_locked=skip_locked, limit=limit)
     gone = delete(PushToken).where(PushToken.id == rows.c.id)
     columns = (*DEVICE, PushToken.type, PushToken.token)
     removed: Sequence[Any] = db.session.execute(gone.returning(*columns)).all()
-    devices = [row[: len(DEVICE)] for row in removed if row.type == APN]
-    if not devices:
+    calls = calls_of(removed)
+    if calls is None:
         return len(removed), removed
-    values = zip(*devices, strict=True)
-    names = {column.key: (Text, list(each)) for column, each in zip(DEVICE, values, strict=True)}
-    asked = as_table("asked", **names)
-    same = (column == collate(asked[column.key], "C") for column in DEVICE)
-    calls = select(PushToken.id).where(*same, PushToken.type == VOIP)
     silenced = delete(PushToken).where(PushToken.id == _doomed(calls).c.id)
     return len(removed) + len(db.session.execute(silenced.returning(PushToken.id)).all()), removed
 

@@ -34,7 +34,8 @@ class SocketUnit:
         What it logs may go to a file.
         """
         descriptor = self._listener.fileno()
-        settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "warning", **environ}
+        defaults = {"LOG_LEVEL": "warning", "WEB_CONCURRENCY": "2"}
+        settings = {**defaults, "DATABASE_URL": database_url, **environ}
         # LISTEN_PID is the process's own id, so a shell sets it and becomes gunicorn.
         become = f'exec 3<&{descriptor}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
         program = str(Path(sys.executable).with_name("gunicorn"))
@@ -48,7 +49,7 @@ class SocketUnit:
                 stderr=stderr,
             )
         try:
-            self.wait_until_ready()
+            self.wait_until_ready(int(settings["WEB_CONCURRENCY"]))
         except BaseException:
             self.service.kill()  # its workers end by themselves
             raise
@@ -105,27 +106,35 @@ class SocketUnit:
             return self.ask("GET", "/readyz", timeout=5)[0] == 200
         return False
 
-    def wait_until_ready(self, seconds: float = 180) -> None:
-        """Wait until it takes requests: a busy machine takes long to start it."""
+    def wait_until_ready(self, workers: int = 2, seconds: float = 180) -> None:
+        """Wait until all its workers have loaded all and it takes requests.
+
+        The first worker answers while the others start, on a busy machine for seconds: who then
+        notes the workers, or changes their code, meets one that does neither yet.
+        """
         assert self.service
         deadline = time.monotonic() + seconds
-        while not self.is_ready():
+        while not (len(self.serving()) == workers and self.is_ready()):
             assert self.service.poll() is None, "gunicorn ended"
             assert time.monotonic() < deadline, "gunicorn is not ready"
             time.sleep(0.05)
 
     def close(self) -> None:
         """Stop all."""
-        if self.service and self.service.poll() is None:
-            self.stop()
-        self._listener.close()
-        self.path.unlink()
+        try:
+            if self.service and self.service.poll() is None:
+                self.stop()
+        finally:
+            self._listener.close()
+            self.path.unlink()
 
 
 def workers(master: int) -> list[int]:
-    """Return the process ids of a gunicorn's workers."""
+    """Return the process ids of a gunicorn's workers; none when it has ended."""
     children = Path(f"/proc/{master}/task/{master}/children")
-    return [int(pid) for pid in children.read_text().split()]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return [int(pid) for pid in children.read_text().split()]
+    return []
 
 
 def serving(master: int) -> list[int]:

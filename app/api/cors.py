@@ -7,6 +7,7 @@ right that it had not: `Access-Control-Allow-Credentials` is not sent, and `*` i
 from flask import Flask, Response, request
 
 from app import services
+from app.api import request_log
 
 Headers = list[tuple[str, str]]
 
@@ -73,6 +74,7 @@ def init_app(app: Flask) -> None:
         headers = cors.preflight(request.path, origin)
         if not headers:
             return None  # the ordinary 405 or 404
+        request_log.name_route(request.path)  # one of ours: log and metrics may have it
         return Response(status=204, headers=headers, mimetype="application/json")
 
     def add_headers(response: Response) -> Response:

@@ -16,6 +16,8 @@ from app import log, metrics
 from app.limits import MAX_USER_ID, escape_invisible, is_text
 
 UNKNOWN = "unknown"  # the route of what is not there
+# That the log names where there is no route: a plain WSGI server takes any text for a method.
+METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 # Of every answer: it may hold push tokens, and its type is what it says.
 HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 KEY = "push_registry.request"  # in the WSGI environment
@@ -68,8 +70,9 @@ class RequestRecord:
         registration's Python.
         """
         seconds = time.perf_counter() - self.started
-        method = self.method if self.route != UNKNOWN else UNKNOWN
-        metrics.REQUESTS.labels(self.route, method, status).observe(seconds)
+        has_route = self.route != UNKNOWN
+        label = self.method if has_route else UNKNOWN
+        metrics.REQUESTS.labels(self.route, label, status).observe(seconds)
         level = _level(status)
         if not _log.isEnabledFor(level):
             return
@@ -79,7 +82,7 @@ class RequestRecord:
             "logger": "app.requests",
             "message": "request",
             "request_id": self.request_id,
-            "method": method,
+            "method": self.method if has_route or self.method in METHODS else UNKNOWN,
             "route": self.route,
             "status": status,
             "milliseconds": round(seconds * 1000, 2),
@@ -134,13 +137,19 @@ def _begin() -> None:
         request.environ[KEY] = RequestRecord(request.method, given_id=given_id, claim=claim)
 
 
+def name_route(route: str) -> None:
+    """Have the request be known by a route, where it is answered without a rule of Flask's."""
+    request.environ[KEY].route = route
+
+
 def _end(response: Response) -> Response:
     """End a request that Flask has answered."""
     record: RequestRecord | None = request.environ.get(KEY)
     if record is not None:  # there is none in a context that a test made
         for name, value in record.headers():
             response.headers[name] = value
-        record.route = request.url_rule.rule if request.url_rule else UNKNOWN
+        if request.url_rule:
+            record.route = request.url_rule.rule
         record.end(response.status_code)
     return response
 

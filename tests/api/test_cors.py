@@ -58,6 +58,21 @@ def test_a_preflight_of_a_named_origin_is_answered(client_of, path):
     }
 
 
+def test_a_preflight_is_logged_as_a_call_of_its_path(client_of, logged_here, caplog):
+    caplog.set_level("INFO", "app.requests")
+    client = client_of(MINE)
+    ask(client, MINE)
+    ask(client, OTHER)
+    ask(client, MINE, "/made/up")
+    ask(client, MINE, method="SECRET")
+    assert [(line["method"], line["route"], line["status"]) for line in logged_here] == [
+        ("OPTIONS", URL, 204),
+        ("OPTIONS", "unknown", 405),
+        ("OPTIONS", "unknown", 404),
+        ("unknown", "unknown", 405),
+    ]
+
+
 def test_any_origin_may_be_let_in(client_of):
     answer = told(ask(client_of("*"), OTHER))
     assert answer["Access-Control-Allow-Origin"] == "*"

@@ -202,6 +202,7 @@ class TestLog:
             assert re.fullmatch("[0-9a-f]{16}", request_id)
             (line,) = [line for line in lines(log) if line.get("request_id") == request_id]
             assert (line["route"], line["status"], line["user_id"]) == (route, status, None)
+            assert line["method"] == method
 
     def test_a_service_is_named_by_its_key_where_it_was_let_in(self, logged, log, issue):
         known, unknown = issue("lookup", name="sender"), {"Authorization": "Bearer unknown"}

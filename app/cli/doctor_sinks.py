@@ -43,8 +43,9 @@ def _metrics(settings: Settings) -> Finding:
 
 
 def _service(settings: Settings) -> Finding:
+    port = f"127.0.0.1:{settings.port}"
     for place, family, address in (
-        (f"127.0.0.1:{settings.port}", socket.AF_INET, ("127.0.0.1", settings.port)),
+        (port, socket.AF_INET, ("127.0.0.1", settings.port)),
         (UNIT, socket.AF_UNIX, UNIT),
     ):
         connection = socket.socket(family)
@@ -52,25 +53,34 @@ def _service(settings: Settings) -> Finding:
             connection.settimeout(SECONDS)
             try:
                 connection.connect(address)
+                answer = _ask(connection)
+            except PermissionError:
+                do = f"as root: curl --unix-socket {UNIT} http://localhost/readyz"
+                return Finding("service", "right", f"not asked: {UNIT} is for nginx alone", do)
+            except TimeoutError:
+                do = "see its log, under systemd by `journalctl -u push-token-registry`"
+                says = f"{place} does not answer within {SECONDS:g} s"
+                return Finding("service", "warning", says, do)
             except OSError:
                 continue
-            answer = _ask(connection)
         if answer is None:
             return Finding("service", "right", f"not asked: another program listens at {place}")
         if problems := [*answer.get("warnings", ()), *answer.get("error", "").splitlines()]:
             do = "for a log or metrics make room, or see who reads the log; no restart is needed"
             return Finding("service", "warning", f"{place} says: {'; '.join(problems)}", do)
         return Finding("service", "right", f"ready at {place}, its log and metrics are kept")
-    return Finding("service", "right", f"not asked: none runs at 127.0.0.1:{settings.port}")
+    return Finding("service", "right", f"not asked: none runs at {port} (PORT) or {UNIT}")
 
 
 def _ask(connection: socket.socket) -> dict[str, Any] | None:
-    """Return what `/readyz` says; None where that is not ours."""
+    """Return what `/readyz` says; None where that is not ours. Raises TimeoutError."""
     client = HTTPConnection("localhost")
     client.sock = connection
     try:
         client.request("GET", "/readyz")
         answer = json.loads(client.getresponse().read(MAX_ANSWER))
+    except TimeoutError:
+        raise
     except (OSError, HTTPException, ValueError):
         return None
     is_ours = isinstance(answer, dict) and ("revision" in answer or "error" in answer)

@@ -1,7 +1,9 @@
 """`push-tokens doctor` on what the service writes to: its log and its metrics' folder."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +12,7 @@ from threading import Thread
 
 import pytest
 
+from app.cli import doctor_sinks
 from app.config import ROOT
 from tests.support.live import free_port, serve
 
@@ -56,7 +59,8 @@ def test_a_running_service_is_asked_what_it_cannot_write(database_url, doctor):
 def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url, doctor):
     port = free_port()
     found = doctor(database_url=database_url, port=port)
-    assert found["service"]["says"] == f"not asked: none runs at 127.0.0.1:{port}"
+    unit = doctor_sinks.UNIT
+    assert found["service"]["says"] == f"not asked: none runs at 127.0.0.1:{port} (PORT) or {unit}"
     assert (found["service"]["state"], found["metrics"]["state"]) == ("right", "right")
 
     class Other(BaseHTTPRequestHandler):
@@ -71,6 +75,31 @@ def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url, doc
         found = doctor(database_url=database_url, port=other.server_address[1])["service"]
         other.shutdown()
     assert (found["state"], "another program" in found["says"]) == ("right", True)
+
+
+def test_the_socket_of_the_systemd_unit_is_asked_or_named(
+    database_url, doctor, tmp_path, monkeypatch
+):
+    unit = tmp_path / "gunicorn.sock"
+    monkeypatch.setattr(doctor_sinks, "UNIT", str(unit))
+    monkeypatch.setattr(doctor_sinks, "SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(unit))
+        listener.listen()
+        silent = doctor(database_url=database_url, port=free_port())["service"]
+        assert silent["says"] == f"{unit} does not answer within 0.2 s"
+        assert silent["state"] == "warning"
+
+    class Refused(socket.socket):
+        def connect(self, address):
+            if address == str(unit):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Refused)
+    refused = doctor(database_url=database_url, port=free_port())["service"]
+    assert (refused["state"], str(unit) in refused["says"]) == ("right", True)
+    assert f"curl --unix-socket {unit} http://localhost/readyz" in refused["do"]
 
 
 def test_a_folder_without_room_is_a_warning_with_advice(database_url, tmp_path):

@@ -27,17 +27,18 @@ def pipe():
 
 
 class Reader:
-    """Reads a descriptor to its end, in a thread."""
+    """Reads a pipe or socket to its end, in a thread, by a descriptor that nobody else closes."""
 
     def __init__(self, descriptor: int):
         self.got = b""
-        self._descriptor = descriptor
+        self._descriptor = os.dup(descriptor)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         while part := os.read(self._descriptor, 65536):
             self.got += part
+        os.close(self._descriptor)
 
     def wait_for(self, end: bytes) -> list[bytes]:
         """Return the lines when the last one is `end`."""

@@ -1,7 +1,7 @@
 -- Has Citus place the schema of one tenant on one node, with all tables that are in it and will be,
 -- and lets the tenant's roles connect to every node. Run it on the coordinator as a superuser, after
--- roles.sql has made schema and roles and before the tables are made; and again after a node was
--- added:
+-- roles.sql has made schema and roles and `push-tokens migrate` the tables: Citus refuses triggers
+-- on tables that it holds, and an early revision makes some. And again after a node was added:
 --
 --     psql -X -v ON_ERROR_STOP=1 -v schema=tenant_a "$ADMIN_URL" -f deploy/citus/tenant.sql
 --
@@ -10,9 +10,8 @@
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
 
-SELECT citus_schema_distribute(quote_ident(:'schema')::regnamespace);
-
 -- roles.sql takes from PUBLIC the right to connect, and Citus may not hand on the one that it gives.
+-- Before the tables: Citus makes them on their node as the role that owns them.
 SELECT format(
         'DO %L', format(
             'BEGIN
@@ -31,3 +30,5 @@ FROM run_command_on_workers(:'let_connect') WHERE NOT success \gset
         RAISE EXCEPTION 'not every node lets the roles of the tenant connect';
     END $$;
 \endif
+
+SELECT citus_schema_distribute(quote_ident(:'schema')::regnamespace);

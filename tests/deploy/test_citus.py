@@ -178,10 +178,10 @@ def test_a_tenants_schema_is_placed_and_its_rights_are_whole_tables(new_database
     citus.stand_in(url)
     with Roles.on(url, "tenant_a") as tenant:
         execute(url, f"REVOKE CONNECT ON DATABASE {database(url)} FROM {tenant.names['app']}")
+        migrate(tenant.url("owner"), "upgrade", "head")
         for _ in range(2):
             passes("tenant.sql", url, "-v", "schema=tenant_a")
         assert citus.calls(url) == ["citus_schema_distribute(tenant_a)"] * 2
-        migrate(tenant.url("owner"), "upgrade", "head")
         tenant.grant()
         with psycopg.connect(tenant.url("issuer")) as issuer:
             query = "SELECT has_table_privilege('service_keys', 'UPDATE')"

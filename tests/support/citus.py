@@ -73,6 +73,8 @@ $$;
 CREATE FUNCTION citus_schema_distribute(schemaname regnamespace)
 RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO citus_schemas VALUES (schemaname) ON CONFLICT DO NOTHING;
+    INSERT INTO pg_dist_partition SELECT oid, 'n' FROM pg_class
+        WHERE relkind = 'r' AND relnamespace = schemaname ON CONFLICT DO NOTHING;
     INSERT INTO calls (call) VALUES (format('citus_schema_distribute(%s)', schemaname))
 $$;
 
@@ -112,6 +114,18 @@ END $$;
 CREATE EVENT TRIGGER place_table ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
     EXECUTE FUNCTION place_table();
 
+CREATE FUNCTION refuse_trigger() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_event_trigger_ddl_commands() JOIN pg_trigger ON oid = objid
+        WHERE tgrelid IN (SELECT logicalrelid FROM pg_dist_partition)
+    ) THEN
+        RAISE EXCEPTION 'triggers are not supported on distributed tables';
+    END IF;
+END $$;
+CREATE EVENT TRIGGER refuse_trigger ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+    EXECUTE FUNCTION refuse_trigger();
+
 CREATE FUNCTION refuse_columns() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF current_query() ~ '^[^;]*GRANT[^;]*\\([^;]* ON [^;]*' AND EXISTS (
@@ -133,8 +147,10 @@ CREATE OR REPLACE FUNCTION pg_catalog.run_command_on_workers(
 DROP = """
 SET allow_system_table_mods = on;
 DROP EVENT TRIGGER refuse_columns;
+DROP EVENT TRIGGER refuse_trigger;
 DROP EVENT TRIGGER place_table;
-DROP FUNCTION refuse_columns, place_table, citus_schema_distribute, create_distributed_table,
+DROP FUNCTION refuse_columns, refuse_trigger, place_table, citus_schema_distribute,
+    create_distributed_table,
     undistribute_table, truncate_local_data_after_distributing_table, run_command_on_workers,
     citus_set_coordinator_host, citus_add_node, citus_check_cluster_node_health,
     citus_rebalance_start, citus_rebalance_status, citus_create_restore_point;

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.api import errors
+from app.api import bodies, errors
 from app.api.request_log import UNKNOWN, RequestRecord
 from app.server.front import refusal
 from app.server.wsgi import Answer
@@ -24,11 +24,13 @@ from app.server.wsgi import Answer
 MAX_LINE = 8190  # bytes of a path and query: a push token of 2,048 bytes, percent-encoded, fits
 MAX_HEAD = 16 * 1024  # bytes
 MAX_FIELDS = 100  # of a head
-MAX_UNREAD = 1024 * 1024  # bytes of a refused body that are read, so that its answer arrives
+# Bytes of a refused body that are read, so that its answer arrives: as many as nginx lets through,
+# which answers 502 itself when it cannot send the whole.
+MAX_UNREAD = max(bodies.BODY_LIMITS.values()) + 1024 * 1024
 MAX_CONNECTIONS = 4096  # of a worker
 REQUEST_SECONDS = 20.0  # from the first byte of a request to the last of its body
 WRITE_SECONDS = 30.0  # in which a client must take something of an answer
-LINGER_SECONDS = 1.0  # in which the rest of a refused body is read
+LINGER_SECONDS = 5.0  # in which the rest of a refused body is read
 LAST_SECONDS = 0.5  # in which a worker that ends waits for one request more of a connection
 NEVER = float("inf")
 TEXTS = {414: "Request URI too long"}

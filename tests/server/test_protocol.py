@@ -123,13 +123,15 @@ class TestLimits:
             assert connection.is_closed(), name
             connection.close()
 
-    def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, connect, alice):
-        for framing in ("Content-Length: 9000000", "Transfer-Encoding: chunked"):
+    @pytest.mark.parametrize("size", [500_000, 16 * 1024 * 1024])
+    def test_a_body_over_the_limit_is_refused_and_its_sender_told(self, connect, alice, size):
+        """Even one who reads no answer before all is sent, such as nginx."""
+        for framing in ("Content-Length: 17000000", "Transfer-Encoding: chunked"):
             connection = connect()
             connection.send(head(alice, None, framing))
             if "chunked" in framing:
                 connection.send(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
-            connection.send(b"x" * 500_000)
+            connection.send(b"x" * size)
             status, headers, said = connection.answer()
             assert (status, headers["connection"]) == (413, "close")
             assert said == {"success": False, "error": "Request entity too large"}

@@ -29,7 +29,10 @@ def in_one_line() -> Iterator[None]:
         error.message = printable(error.message)  # type: ignore[misc]  # click's is Final
         raise
     except (OSError, EmbeddedError) as error:
-        raise click.ClickException(printable(str(error))) from None
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        raise click.ClickException(printable(text)) from None
     except UnavailableError as error:
         raise click.ClickException(f"the database cannot do it now: {error}") from None
     except Exception as error:  # the database's own may be within another library's

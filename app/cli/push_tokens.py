@@ -15,12 +15,11 @@ from sqlalchemy import create_engine
 
 from app import services
 from app.cli import stats, users
-from app.cli.commands import Commands, source
+from app.cli.commands import AppName, Commands, source
 from app.cli.jobs import note_success
 from app.cli.terminal import Meter, print_json, warn
 from app.database.connections import Connection, connector
 from app.database.revision import estimated_rows
-from app.limits import MAX_APP_NAME, is_text
 from app.models import db
 from app.registry import maintenance
 from app.registry.distributed import sweeping
@@ -150,7 +149,7 @@ def import_push_tokens(
 
 
 @group.command("export")
-@click.option("--app-name", help="Only the registrations of this app.")
+@click.option("--app-name", type=AppName(), help="Only those of this app; none is exit status 1.")
 def export_push_tokens(app_name: str | None) -> None:
     """Print every registration, one JSON document a line, as `import` takes it back.
 
@@ -158,8 +157,6 @@ def export_push_tokens(app_name: str | None) -> None:
     of the session each was registered in. These hashes sign no user in, but the import needs them
     to bind each registration to its session.
     """
-    if app_name is not None and not is_text(app_name, MAX_APP_NAME):
-        raise click.BadParameter(f"has over {MAX_APP_NAME} bytes of UTF-8", param_hint="app-name")
     output = sys.stdout.buffer
     total = 0.0
     if app_name is None:
@@ -176,6 +173,9 @@ def export_push_tokens(app_name: str | None) -> None:
     except BrokenPipeError:
         # The reader closed the pipe. What is left in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        if app_name is not None and not rows:
+            raise click.ClickException(f"no registration is of the app {app_name}")
 
 
 @group.command("purge")
@@ -216,7 +216,7 @@ def purge_push_tokens(unseen_days: int, keep_per_user: int, dry_run: bool) -> No
 def _run(what: str, steps: Iterator[maintenance.Step], size: float = 0) -> int:
     """Run steps, each in its own transaction; return how many rows they changed."""
     examined = changed = 0
-    with Meter(what, max(size, 0)) as meter:
+    with Meter(what, max(size, 0), unit="examined") as meter:
         for step in steps:
             db.session.commit()
             examined += step.examined
@@ -237,7 +237,7 @@ def sweep_push_tokens(dry_run: bool) -> None:
     size = estimated_rows()
     db.session.commit()
     examined = orphans = doubles = 0
-    with Meter("swept", max(size, 0)) as meter:
+    with Meter("races", max(size, 0), unit="examined") as meter:
         for step in sweeping.sweep(dry_run=dry_run):
             db.session.commit()
             examined += step.examined

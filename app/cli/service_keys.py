@@ -77,11 +77,11 @@ def revoke_service_keys(name: str, keep_latest: bool, key_id: str | None) -> Non
 
     Exit status 1: no live key bears the name, or none has the id.
     """
-    if keep_latest and key_id:
+    if keep_latest and key_id is not None:
         raise click.UsageError("Say which: either --keep-latest or --key-id.")
     revoked = service_keys.revoke(name, keep_latest=keep_latest, key_id=key_id)
     db.session.commit()
     print_json(name=name, revoked=revoked)
     if not revoked and not (keep_latest and service_keys.has_live(name)):
-        which = f" and the id {key_id!r}" if key_id else ""
+        which = f" and the id {key_id!r}" if key_id is not None else ""
         raise click.ClickException(f"No live key bears the name {name!r}{which}.")

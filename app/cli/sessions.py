@@ -173,7 +173,7 @@ def purge_sessions() -> None:
     Works in short transactions beside the running service, and may be stopped and run again.
     """
     ended = removed = examined = held = 0
-    with Meter("expired sessions") as meter:
+    with Meter("expired sessions", unit="examined") as meter:
         for step in maintenance.expired_sessions():
             db.session.commit()
             examined += step.examined

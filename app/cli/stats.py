@@ -79,7 +79,7 @@ def lines(rows: Sequence[Row], width: int) -> Iterator[Text]:
         yield _line(row["type"], texts, sizes, Text(f"{'━' * length:{bar}}", style="green"))
     total = sum(row["registrations"] for row in rows)
     more = f"{len(rows) - MOST_ROWS:,} more in --json; " if len(rows) > MOST_ROWS else ""
-    yield Text(f"{more}{total:,} registrations in all")
+    yield Text(f"{more}{total:,} registration{'' if total == 1 else 's'} in all")
 
 
 def _place(rows: Sequence[Row], row: Row) -> int:

@@ -39,11 +39,12 @@ class Meter:
     """The progress of a command: a bar with rate and time left on a terminal, else plain lines.
 
     `total` is in the unit of the `place` that `at` takes, such as bytes of a file; without it no
-    time left is shown.
+    time left is shown. `unit` says what `at` counts.
     """
 
-    def __init__(self, what: str, total: float | None = None):
+    def __init__(self, what: str, total: float | None = None, unit: str = "rows"):
         self._what = what
+        self._unit = unit
         self._total = total or None
         self._started = self._shown = time.monotonic()
         self._place, self._rows, self._rejected = 0.0, 0, 0
@@ -88,4 +89,4 @@ class Meter:
         seconds = time.monotonic() - self._started
         rate = (self._rows + self._rejected) / max(seconds, 0.001)
         rejected = f", {self._rejected:,} rejected" if self._rejected else ""
-        return f"{self._rows:,} rows{rejected}, {rate:,.0f}/s"
+        return f"{self._rows:,} {self._unit}{rejected}, {rate:,.0f}/s"

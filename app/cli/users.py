@@ -143,7 +143,9 @@ def _print(known: dict[str, Any]) -> None:
         confirmed = f", confirmed {one['confirmedAt']}" if one["confirmedAt"] else ""
         lines.append(f"      ends {ends}{confirmed}")
     if "refusals" in known:
-        lines.append(f"Refused requests: the last {len(known['refusals'])} of the log")
+        number = len(known["refusals"])
+        which = f"the last {number} of the log" if number else "none in the log"
+        lines.append(f"Refused requests: {which}")
         lines += [_refusal(line) for line in known["refusals"]]
     else:
         lines.append("Refused requests are in the service's log; --log FILE shows the user's.")

@@ -108,7 +108,7 @@ def events() -> Sequence[RowMapping]:
 def revoke(name: str, *, keep_latest: bool = False, key_id: str | None = None) -> int:
     """Revoke the live keys of a name: all, all but the latest, or one; return how many."""
     live = select(ServiceKey.key_hash).where(ServiceKey.name == name, _is_live())
-    if key_id:
+    if key_id is not None:  # "" is the id of none
         live = live.where(_key_id == key_id)
     oldest_last = live.order_by(ServiceKey.created_at.desc(), ServiceKey.key_hash)
     doomed = db.session.scalars(oldest_last.offset(1 if keep_latest else 0)).all()

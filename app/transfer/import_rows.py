@@ -142,7 +142,7 @@ def _push_token(document: dict[str, Any]) -> tuple[str, str]:
     elif isinstance(token, dict) and len(token) == 1:
         ((kind, value),) = token.items()
     else:
-        raise ValueError("token: not one of gcm, apn and voip")
+        raise ValueError("token: missing, or neither text nor an object of one type")
     if kind not in KINDS:
         raise ValueError("token: its type is none of apn, gcm and voip")
     if not is_text(value, MAX_PUSH_TOKEN):

@@ -1,5 +1,6 @@
 """`push-tokens`: the product's command as a whole."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -81,6 +82,12 @@ def test_flask_has_all_of_them_too(app):
 def test_a_command_works_from_any_folder(database_url, tmp_path):
     done = run("stats", "--json", cwd=tmp_path, DATABASE_URL=database_url)
     assert (done.returncode, done.stdout) == (0, '{"registrations":0,"apps":[]}\n')
+
+
+def test_a_file_that_is_not_there_is_named(database_url, tmp_path):
+    runner = CliRunner(env={"DATABASE_URL": database_url})
+    done = runner.invoke(main, ["import", f"{tmp_path}/none"])
+    assert (done.exit_code, done.stderr) == (1, f"Error: {tmp_path}/none: {os.strerror(2)}\n")
 
 
 @pytest.mark.parametrize("name", ["stats", "migrate"])

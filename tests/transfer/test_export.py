@@ -57,6 +57,9 @@ def test_a_session_that_is_exported_and_gone_lets_nobody_in(
 def test_one_app_alone(runner, stored):
     result = runner.invoke(args=["push-tokens", "export", "--app-name", "other"])
     assert [json.loads(line)["_id"] for line in result.stdout.splitlines()] == ["id-c"]
+    none = runner.invoke(args=["push-tokens", "export", "--app-name", "othr"])
+    assert (none.exit_code, none.stdout) == (1, "")
+    assert none.stderr.endswith("Error: no registration is of the app othr\n")
 
 
 def test_nothing_is_no_line(runner):

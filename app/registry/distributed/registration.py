@@ -32,10 +32,10 @@ Part = Generator[tuple[str, dict[str, Any]], Sequence[Sequence[Any]], Any]
 def register(asked: Sequence[Registration]) -> Steps:
     """Register one round within a transaction; as `registration.register`."""
     outcomes: list[Outcome] = [RACED] * len(asked)
-    lost = yield from _claim(
+    lost, now = yield from _claim(
         (place, key) for place, one in enumerate(asked) for key in wanted(one)
     )
-    members = yield from _signed_in(asked, lost, outcomes)
+    members = yield from _signed_in(asked, lost, now, outcomes)
     if not members:
         return outcomes
     yield from _look_at_rows(members)
@@ -88,13 +88,18 @@ def find_held(asked: Sequence[Registration]) -> Part:
 
 
 def _claim(asked: Iterable[tuple[int, tuple[str, ...]]]) -> Part:
-    """Claim names until the commit, without waiting; return the places of those that were lost."""
+    """Claim names until the commit, without waiting.
+
+    Returns the places of those that were lost, and the moment of the transaction.
+    """
     places, names = zip(*((place, "\n".join(key)) for place, key in asked), strict=True)
     rows = yield sql.CLAIM, {"names": array(names)}
-    return {places[number - 1] for number, is_ours in rows if not is_ours}
+    return {places[number - 1] for number, is_ours, _ in rows if not is_ours}, rows[0][-1]
 
 
-def _signed_in(asked: Sequence[Registration], lost: set[int], outcomes: list[Outcome]) -> Part:
+def _signed_in(
+    asked: Sequence[Registration], lost: set[int], now: datetime, outcomes: list[Outcome]
+) -> Part:
     """Return the claimed members with a valid session, and note who has none."""
     hashes = array(sql.bytes_(one.token_hash) for one in asked)
     rows = yield sql.SESSIONS, {"hashes": hashes}
@@ -102,10 +107,10 @@ def _signed_in(asked: Sequence[Registration], lost: set[int], outcomes: list[Out
     members: list[Member] = []
     for place, one in enumerate(asked):
         session = sessions.get(one.token_hash.hex())
-        if session is None or not _lets_in(one, *session):
+        if session is None or not _lets_in(one, *session, now):
             outcomes[place] = None
         elif place not in lost:
-            members += members_of(place, one, session[-1])
+            members += members_of(place, one, now)
     return members
 
 
@@ -148,7 +153,7 @@ def _look_further(members: list[Member]) -> Part:
     more += [(one.place, one.coming) for one in members if one.coming]  # type: ignore[misc]
     if not more:
         return members, taken
-    lost = yield from _claim(more)
+    lost, _ = yield from _claim(more)
     lost |= {one.place for one in members if one.cedes_to in lost}
     return [one for one in members if one.place not in lost], taken
 

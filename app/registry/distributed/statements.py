@@ -9,15 +9,16 @@ from functools import cache
 from app.registry.one_node.registration_sql import IS_LIVE
 
 # Names that nobody else writes until the commit: who does not get one tries again. The lock is one
-# of the node that all instances connect to, and the statement is on no table.
+# of the node that all instances connect to, and the statement is on no table. So is the moment: in
+# a query on a table Citus has each node tell its own.
 CLAIM = """
-SELECT place, pg_try_advisory_xact_lock(hashtextextended(name, 0))
+SELECT place, pg_try_advisory_xact_lock(hashtextextended(name, 0)), now()
 FROM unnest(%(names)s::text[]) WITH ORDINALITY AS asked (name, place)
 """
 
 # No lock on the session: a logout at this instant may leave a row, which no lookup finds.
 SESSIONS = f"""
-SELECT encode(token_hash, 'hex'), user_id, verified_at, now()
+SELECT encode(token_hash, 'hex'), user_id, verified_at
 FROM user_sessions
 WHERE token_hash = ANY (%(hashes)s::bytea[]) AND {IS_LIVE}
 """  # noqa: S608 (no value of a caller)

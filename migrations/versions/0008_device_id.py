@@ -26,9 +26,11 @@ BEGIN
 END $$
 """.strip()
 TRIGGERS = (
-    "CREATE TRIGGER fill_device_id_of_new BEFORE INSERT ON push_tokens FOR EACH ROW"
+    "/* before tables spread */"
+    " CREATE TRIGGER fill_device_id_of_new BEFORE INSERT ON push_tokens FOR EACH ROW"
     " WHEN (NEW.device_id IS NULL) EXECUTE FUNCTION push_tokens_fill_device_id()",
-    "CREATE TRIGGER fill_device_id BEFORE UPDATE ON push_tokens FOR EACH ROW"
+    "/* before tables spread */"
+    " CREATE TRIGGER fill_device_id BEFORE UPDATE ON push_tokens FOR EACH ROW"
     " WHEN (NEW.device_id IS NULL OR (NEW.id <> OLD.id AND NEW.device_id = OLD.device_id))"
     " EXECUTE FUNCTION push_tokens_fill_device_id()",
 )

@@ -27,12 +27,19 @@ RETURNING = "a subselect in RETURNING"
 FUNCTION = "a function in DO UPDATE SET"
 NO_COLUMN = "SELECT without a column"
 MOVED = "an update of what a table is spread by"
+NUMBERED = "a join with what WITH ORDINALITY numbers"
+VOLATILE = "a volatile function in an update or delete"
+MOMENT = "a function of the moment in RETURNING, or in WHERE of ON CONFLICT"
+TRIGGER = "a trigger"
 
 # A lock of one row by what its table is spread by, which does not wait.
 LOCKS_ONE = re.compile(
     r"select (?:1|\w+\.\w+) from (\w+) where (?:[\w.]+ = \S+(?: collate c)?(?: and )?)+"
     r" for update nowait"
 )
+
+EACH_ROW = r"\b(random|clock_timestamp|gen_random_uuid|nextval|set_config) ?\0"
+EACH_TIME = rf"{EACH_ROW}|\bnow ?\0|\b(current|session)_(timestamp|date|time|user)\b"
 
 # What a statement that bears ONE_NODE may have: there is another one in its place. No other way.
 ON_ONE_NODE = {LOCK, SKIP, PLAN, CLAIM, BOTH, LOCAL}
@@ -112,9 +119,40 @@ def _moves(block: Block) -> bool:
     return False
 
 
+def _varies(block: Block) -> Iterator[str]:
+    """Yield the forms in which a write has what is not the same on all nodes."""
+    written = re.match(r"\s*(update|delete from|insert into) (?:only )?(\w+)", block.text)
+    if written is None or written[2] not in TABLES:
+        return
+    if written[1] != "insert into" and re.search(EACH_ROW, block.text):
+        yield VOLATILE
+    after = [*_clauses(block, "do update set.*?where", "returning")]
+    if any(re.search(EACH_TIME, clause) for clause in after + _clauses(block, "returning", "\1")):
+        yield MOMENT
+
+
 def _locks_one(text: str) -> bool:
     one = LOCKS_ONE.fullmatch(text)
     return bool(one) and bool(re.search(rf"\b{TABLES.get(one[1])} = (?!any)", text))
+
+
+def _within(block: Block) -> Iterator[str]:
+    """Yield the forms in a statement, or in what is in parentheses, but not further within."""
+    both = block.tables(tuple(TABLES))
+    if len(both) == len(TABLES):
+        yield BOTH
+    if both and block.tables(TEMPORARY):
+        yield LOCAL
+    if both and "with ordinality" in block.text:
+        yield NUMBERED
+    if any(_selects(block, clause) for clause in _clauses(block, "returning", "\1")):
+        yield RETURNING
+    for clause in _clauses(block, "do update set", "where|returning"):
+        if re.search(r"\w ?\0|\0\d+ |\bcurrent_|\blocaltime", clause):
+            yield FUNCTION
+    yield from _varies(block)
+    if _moves(block):
+        yield MOVED
 
 
 @functools.lru_cache(4096)
@@ -134,19 +172,10 @@ def forms(statement: str) -> frozenset[str]:
         found.add(CLAIM)
     if re.search(r"\bselect from\b", text):
         found.add(NO_COLUMN)
+    if re.match(rf"create (constraint )?trigger .* on ({'|'.join(TABLES)})\b", text):
+        found.add(TRIGGER)
     for block in top.all() if is_query else ():
-        both = block.tables(tuple(TABLES))
-        if len(both) == len(TABLES):
-            found.add(BOTH)
-        if both and block.tables(TEMPORARY):
-            found.add(LOCAL)
-        if any(_selects(block, clause) for clause in _clauses(block, "returning", "\1")):
-            found.add(RETURNING)
-        for clause in _clauses(block, "do update set", "where|returning"):
-            if re.search(r"\w ?\0|\0\d+ |\bcurrent_|\blocaltime", clause):
-                found.add(FUNCTION)
-        if _moves(block):
-            found.add(MOVED)
+        found.update(_within(block))
     return frozenset(found)
 
 
@@ -155,8 +184,9 @@ def refused(statement: str, parameters: Any = None) -> set[str]:
     found = set(forms(statement))
     if "plan_cache_mode" in str(parameters if "set_config" in statement else ""):
         found.add(PLAN)
-    is_excepted = BEFORE in statement or (ONE_NODE in statement and not is_spread())
-    return found - ON_ONE_NODE if is_excepted else found
+    if BEFORE in statement:
+        return found - ON_ONE_NODE - {TRIGGER}
+    return found - ON_ONE_NODE if ONE_NODE in statement and not is_spread() else found
 
 
 def is_spread() -> bool:

@@ -103,7 +103,7 @@ def _signed_in(
     """Return the claimed members with a valid session, and note who has none."""
     hashes = array(sql.bytes_(one.token_hash) for one in asked)
     rows = yield sql.SESSIONS, {"hashes": hashes}
-    sessions = {hash_: rest for hash_, *rest in rows}
+    sessions = {hash_: (user_id, verified_at) for hash_, user_id, verified_at in rows}
     members: list[Member] = []
     for place, one in enumerate(asked):
         session = sessions.get(one.token_hash.hex())

@@ -16,6 +16,7 @@ from app.config import ROOT
 from app.version import VERSION
 from tests.support.databases import migrate
 from tests.support.filled import fill
+from tests.support.patience import keeps
 
 BIN = Path(sys.executable).parent
 # What a command may need, and its help does not.
@@ -44,10 +45,14 @@ def test_it_tells_the_version(tmp_path):
 
 def test_its_help_is_there_at_once():
     """In under 0.4 s of the processor, as nothing that a command needs is loaded."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "Commands:" in run("--help").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
+
+    def used() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "Commands:" in run("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    keeps(0.4, used)  # also where the first try compiles what it loads
     code = (
         "import sys; from app.cli.main import main; main(['--help'], standalone_mode=False);"
         "print(*sys.modules)"

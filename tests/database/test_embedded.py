@@ -13,6 +13,8 @@ import pytest
 
 from app.config import ROOT, ConfigError
 from app.database import embedded
+from tests.support.clusters import state
+from tests.support.patience import wait_until
 
 USE = """
 import sys, time, pathlib
@@ -85,7 +87,9 @@ def test_it_comes_back_after_its_own_kill_with_what_was_committed(folder):
     first = start(folder)
     with psycopg.connect(url_of(first), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS x")
-    os.kill(embedded.Server(folder).pid(), signal.SIGKILL)
+    killed = embedded.Server(folder).pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: state(killed) in "ZX")  # or whoever leaves stops it while it dies
     leave(first)
     second = start(folder)
     url = url_of(second)

@@ -5,6 +5,7 @@ Debian 12's is 1.18, which knows no prepared statements and refuses `options` at
 
 import asyncio
 import json
+import socket
 import subprocess
 import tempfile
 import time
@@ -73,8 +74,13 @@ class Bouncer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, cwd="/", start_new_session=True)
-        wait_until((self._folder / ".s.PGSQL.6432").exists)
+        wait_until(lambda: self._listens() or self._process.poll() is not None)
         assert self._process.poll() is None, "pgbouncer ended"
+
+    def _listens(self) -> bool:
+        """Tell whether it takes connections: its socket is there a moment before it does."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._folder / ".s.PGSQL.6432")) == 0
 
     def stop(self) -> None:
         self._process.terminate()

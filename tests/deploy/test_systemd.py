@@ -111,7 +111,7 @@ def test_gunicorn_tells_systemd_that_it_is_ready_and_makes_no_code(database_url,
     port = free_port()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "n"))
-        notified.settimeout(30)
+        notified.settimeout(180)
         environ = {"DATABASE_URL": database_url, "NOTIFY_SOCKET": str(tmp_path / "n")}
         with subprocess.Popen(
             [sys.executable, "-c", DENIED, "-c", "python:app.gunicorn_conf", "wsgi:app"],

@@ -119,7 +119,7 @@ def test_an_exhausted_pool_is_a_503_in_time(cluster, unit):
             return unit.ask("GET", path, caller.headers, timeout=60)[0]
 
         def exhaust() -> None:
-            assert ask() == 200
+            wait_until(lambda: ask() == 200)  # within the deadline, unless the machine stalls
             with database.connection.transaction():
                 database.execute("LOCK TABLE push_tokens IN ACCESS EXCLUSIVE MODE")
                 answers = pool.map(ask, range(20))
@@ -127,7 +127,7 @@ def test_an_exhausted_pool_is_a_503_in_time(cluster, unit):
                 assert set(answers) == {503}
 
         keeps(2 * (2 + 1 + 1), lambda: seconds(exhaust))
-        assert ask() == 200
+        wait_until(lambda: ask() == 200)
 
 
 def test_too_many_connections_is_a_503_until_there_is_room(

@@ -41,7 +41,9 @@ def crossing(ports: list[int], caller: Caller) -> Iterator[Counter[int]]:
 
     def work(port: int) -> None:
         choose = random.Random(port)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=caller.headers) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers=caller.headers, timeout=60
+        ) as client:
             while not ended.wait(0.01):
                 fields = body(value=f"v{choose.randrange(4)}", id=f"d{choose.randrange(3)}")
                 statuses[client.post("/api/v1/push.token", json=fields).status_code] += 1

@@ -81,7 +81,8 @@ def test_a_standby_is_read_while_it_is_close_and_only_then(
     register(alice, value="a")
     until(look_up, (["a"], "replica"))
     assert len(call("/api/v1/push.tokens.list", {}).json["tokens"]) == 1
-    assert replays(standby, "pg_wal_replay_pause()")
+    replays(standby, "pg_wal_replay_pause()")
+    wait_until(lambda: replays(standby, "pg_get_wal_replay_pause_state()") == "paused")
     register(alice, value="b")
     settings = app.extensions["push_registry"].replica
     settings._max_lag = 600.0  # the price: for as long as the lag may be
@@ -106,10 +107,9 @@ def test_a_standby_is_read_while_it_is_close_and_only_then(
     until(look_up, (["a", "b"], "replica"))
 
 
-def replays(standby, function: str) -> bool:
+def replays(standby, function: str) -> str:
     with psycopg.connect(standby.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"SELECT {function}")
-        return bool(connection.execute("SELECT pg_is_wal_replay_paused()").fetchone()[0])
+        return connection.execute(f"SELECT {function}").fetchone()[0]
 
 
 def test_a_standby_that_is_cut_off_by_the_network_lags(

@@ -121,34 +121,33 @@ def test_an_outage_ends_for_whom_it_must_and_is_over_without_a_restart(
     assert_no_secret(log, everybody(groups))
 
 
-def test_a_wave_of_denials_ends_the_sessions_with_their_registrations(
-    judged, port, groups, database
-):
-    with chat(port) as server, ExitStack() as stack:
-        server.signed_in = everybody(groups)
-        loads = [
-            stack.enter_context(load(f"127.0.0.1:{judged.port}", callers, 0.05))
-            for callers in groups.values()
-        ]
-        for one in loads:
-            one.first_success(time.monotonic())
-            one.each_again(5)
-        server.signed_in = {}
-        database.execute("UPDATE user_sessions SET verified_at = now() - interval '1 day'")
-        for one in loads:
-            wait_until(lambda one=one: one.each_again(2).keys() == {401})
-        for one in loads:
-            assert one.each_again(5).keys() == {401}
-            assert set(one.statuses()) == {200, 401}
-    assert database.rows("SELECT FROM user_sessions") == database.push_tokens() == []
-
-
 class TestPatience:
     """However long an answer takes."""
 
     @pytest.fixture
     def environ(self, environ):
         return {**environ, "ROCKETCHAT_TIMEOUT": "20", "REQUEST_DEADLINE": "60"}
+
+    def test_a_wave_of_denials_ends_the_sessions_with_their_registrations(
+        self, judged, port, groups, database
+    ):
+        with chat(port) as server, ExitStack() as stack:
+            server.signed_in = everybody(groups)
+            loads = [
+                stack.enter_context(load(f"127.0.0.1:{judged.port}", callers, 0.05))
+                for callers in groups.values()
+            ]
+            for one in loads:
+                one.first_success(time.monotonic())
+                one.each_again(5)
+            server.signed_in = {}
+            database.execute("UPDATE user_sessions SET verified_at = now() - interval '1 day'")
+            for one in loads:
+                wait_until(lambda one=one: one.each_again(2).keys() == {401})
+            for one in loads:
+                assert one.each_again(5).keys() == {401}
+                assert set(one.statuses()) == {200, 401}
+        assert database.rows("SELECT FROM user_sessions") == database.push_tokens() == []
 
     def test_a_herd_with_the_same_unknown_credentials_asks_once_a_worker(self, judged, port):
         carol = Caller("carol", secrets.token_urlsafe(32))

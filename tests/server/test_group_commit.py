@@ -190,12 +190,13 @@ class TestLocks:
 
         keeps(0.4, write_beside_a_lock)
 
-    def test_and_fails_alone_where_the_lock_stays(self, commit, alice, bob, holder):
-        commit.register(asked(bob, "held"))
-        holder.execute("SELECT 1 FROM push_tokens WHERE token = 'held' FOR UPDATE")
-        with pytest.raises(UnavailableError):
+    def test_and_fails_alone_where_the_lock_stays(self, gates, monkeypatch, alice, bob, holder):
+        with committing(gates, monkeypatch, lock_timeout=0.5) as commit:
             commit.register(asked(bob, "held"))
-        assert commit.register(asked(alice, "a"))
+            holder.execute("SELECT 1 FROM push_tokens WHERE token = 'held' FOR UPDATE")
+            with pytest.raises(UnavailableError):
+                commit.register(asked(bob, "held"))
+            assert commit.register(asked(alice, "a"))
 
     @pytest.mark.alone
     def test_those_that_want_it_meanwhile_delay_no_group(self, patient, alice, bob, holder):

@@ -58,7 +58,7 @@ def limit_files(live: Live, size: int) -> None:
 
 @pytest.fixture
 def reader(tmp_path):
-    """A function that opens a named pipe, the log, to read; and its path."""
+    """The path of a named pipe, the log, and functions that open it to read, and close it."""
     path = tmp_path / "log"
     os.mkfifo(path)
     opened = []
@@ -67,10 +67,12 @@ def reader(tmp_path):
         opened.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
         return opened[-1]
 
-    yield path, read
+    def stop() -> None:
+        os.close(opened.pop())
+
+    yield path, read, stop
     for descriptor in opened:
-        with suppress(OSError):
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def drain(descriptor: int) -> bytes:
@@ -83,15 +85,15 @@ def drain(descriptor: int) -> bytes:
 
 
 def test_a_log_whose_reader_stops_stops_no_request(database_url, alice, reader):
-    path, read = reader
-    there = read()
+    path, read, stop = reader
+    read()
     with serve(database_url, log=path, workers=2, LOG_LEVEL="info") as live:
         register(live, alice, 400)  # more than a pipe holds
         until(lambda: any("does not read" in one for one in warnings(live)))
         before = live.workers()
         live.process.send_signal(signal.SIGHUP)  # gunicorn's own lines wait, too
         until(lambda: live.is_renewed(before))
-        os.close(there)
+        stop()
         register(live, alice, 5)
         until(lambda: warnings(live) == ["log: lines are lost: Broken pipe"])
         assert metric(live, FAILING.format("log")) == 1

@@ -139,12 +139,12 @@ class Committing:
 def committing(
     gates: Gates,
     monkeypatch,
-    deadline: float = 10,
-    lock_timeout: float = 0.5,
-    statement_timeout: float = 5,
+    deadline: float = 60,
+    lock_timeout: float = 30,
+    statement_timeout: float = 60,
     max_age: float = 300,
 ) -> Iterator[Committing]:
-    """Run a group commit until the end of the `with`."""
+    """Run a group commit until the end of the `with`; patient, as a busy machine stalls."""
     monkeypatch.setattr(writer, "Exchange", gates.exchange())
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

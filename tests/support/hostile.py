@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -232,5 +233,13 @@ def send(client: socket.socket, request: Hostile, *, half_close: bool) -> bytes:
                 client.shutdown(socket.SHUT_WR)
         while received := client.recv(65536):
             answer += received
-            client.settimeout(1)  # a connection may be kept, whatever was asked for
+            if _is_whole(answer):  # a connection may be kept, whatever was asked for
+                client.settimeout(1)
     return answer
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Tell whether all is there that the head of an answer announces."""
+    head, end, content = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return bool(end) and len(content) >= int(length[1] if length else 0)

@@ -1,5 +1,6 @@
 """The service as operators run it: gunicorn with its workers, on a free port."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +19,8 @@ from email.message import Message
 from pathlib import Path
 
 from app.config import ROOT, Settings
+
+PORTS = range(20_000, 32_000)  # the kernel gives away those from 32768 on
 
 
 @dataclass
@@ -86,9 +90,24 @@ def ask(
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port that nobody listens on, and that no other test was given lately.
+
+    One that the kernel chooses is given away again before a slow server has taken it: to a test
+    beside this one, or to whoever connects. So those below its own go round, over all processes.
+    """
+    path = Path(tempfile.gettempdir()) / f"push-tokens-ports-{os.geteuid()}"
+    with path.open("a+") as last:
+        fcntl.flock(last, fcntl.LOCK_EX)
+        last.seek(0)
+        port = int(last.read() or PORTS[-1])
+        while True:
+            port = port + 1 if port < PORTS[-1] else PORTS[0]
+            with socket.socket() as listener, suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                break
+        last.truncate(0)
+        last.write(str(port))
+    return port
 
 
 def family(pid: int) -> list[int]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.config import ROOT
+from tests.support.activation import workers
 from tests.support.live import free_port
 from tests.support.parts import part
+from tests.support.patience import wait_until
 
 SITE = ROOT / "deploy" / "nginx.conf"
 BESIDE = ROOT / "deploy" / "nginx-beside-rocketchat.conf"
@@ -114,6 +116,8 @@ def nginx(
     process = subprocess.Popen(command)
     try:
         wait_for_port(proxy.public, process)
+        # It listens before it has a worker and a file that says whom to signal.
+        wait_until(lambda: (folder / "nginx.pid").exists() and workers(process.pid))
         yield proxy
     finally:
         process.terminate()

@@ -90,7 +90,7 @@ def start(name: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(path))
         path.chmod(0o666)
-        notified.settimeout(60)
+        notified.settimeout(180)
         process = _start(name)
         _pid_file(name).write_text(str(process.pid))
         while b"READY=1" not in notified.recv(4096):

@@ -15,6 +15,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from app import create_app, log
@@ -147,13 +148,23 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def new_database(server_url: str) -> Iterator[object]:
-    """A function that makes an empty database and returns its URI; all go at the end."""
+    """A function that makes a database and returns its URI; all go at the end.
+
+    It is empty, or a copy of another one: sooner made than migrated. Who is still connected to
+    that one is thrown out.
+    """
     made = []
     with psycopg.connect(server_url, autocommit=True) as connection:
 
-        def make() -> str:
+        def make(copied: str = "") -> str:
             name = f"test_{secrets.token_hex(6)}"
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+            if copied:
+                template = str(conninfo_to_dict(copied)["dbname"])
+                end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+                connection.execute(f"{end} WHERE datname = %s", [template])
+                create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            connection.execute(create)
             made.append(name)
             return uri(server_url, dbname=name)
 

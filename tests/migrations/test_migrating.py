@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import alembic.config
 import psycopg
 import pytest
 
@@ -78,8 +80,16 @@ class Deployer:
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run to the end; return exit status and what it said."""
-        return end(self.start(*arguments))
+        """Run to the end, in this process; return exit status and what it said."""
+        said, code = StringIO(), 0
+        argv = ["-c", str(self.folder / "alembic.ini"), *(arguments or ("upgrade", "head"))]
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+            patch.setenv("DATABASE_URL", self.url)
+            try:
+                alembic.config.main(argv)
+            except SystemExit as ended:
+                code = ended.code
+        return code, said.getvalue()
 
     def revision(self) -> str:
         with psycopg.connect(self.url) as connection:

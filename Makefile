@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 # Of the tests of faults, which mostly wait, but each with a load.
 FAULTS_JOBS ?= 3
-PYTEST := $(BIN)/python -m pytest
+# What pytest compiles of the tests is kept, whatever the shell says: the next run begins sooner.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With extras, or pip takes `coverage[toml]` for a second, unpinned package once a newer one is out.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \

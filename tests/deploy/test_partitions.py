@@ -37,6 +37,11 @@ HOLDS_DEVICES = (
     "SELECT indisunique FROM pg_index WHERE indexrelid = 'uq_push_tokens_device'::regclass"
 )
 
+# How often the transaction so far has searched an index of a partition.
+SEARCHED = """
+SELECT sum(idx_scan) FROM pg_stat_xact_user_tables WHERE relname LIKE 'push_tokens_p%'
+"""
+
 
 @pytest.fixture(scope="module")
 def roles(new_database):
@@ -102,6 +107,14 @@ def test_a_row_in_the_same_place_of_another_partition_stays(partitioned):
         assert outcomes(partitioned, wants(f"new {number}", f"device {number}")) == ["rotated"]
     assert partitioned.execute("SELECT count(*) FROM push_tokens").fetchone() == before
     assert of_device(partitioned, "device 10") == [("new 10", "apn")]
+
+
+def test_a_push_token_is_looked_up_in_its_own_partition_only(partitioned):
+    outcomes(partitioned, wants("known"))
+    with partitioned.transaction(force_rollback=True):
+        before = partitioned.execute(SEARCHED).fetchone()[0]
+        assert outcomes(partitioned, wants("known")) == ["refreshed"]
+        assert partitioned.execute(SEARCHED).fetchone()[0] - before == 1
 
 
 def test_a_device_that_came_while_one_waited_is_held_once(roles, partitioned):

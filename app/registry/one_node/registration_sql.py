@@ -33,17 +33,17 @@ def _claim(*names: str) -> str:
 
 
 def _of_value(column: str, asked: str) -> str:
-    """Look up, in SQL, a column of the row of a value; null where there is none."""
+    """Look up, in SQL, a column of the row of a value; null where there is none.
+
+    The push token by itself has partitions other than its own left out, where there are any.
+    """
     key = f"({asked}.app_name, {asked}.token)"
     return f"""(
-        SELECT v.{column}
-        FROM (
-            SELECT *, ctid FROM push_tokens p
-            WHERE (p.app_name, p.token) >= {key}
-            ORDER BY p.app_name, p.token
-            LIMIT 1
-        ) v
-        WHERE (v.app_name, v.token) = {key}
+        SELECT p.{column}
+        FROM push_tokens p
+        WHERE (p.app_name, p.token) BETWEEN {key} AND {key} AND p.token = {asked}.token
+        ORDER BY p.app_name, p.token
+        LIMIT 1
     )"""  # noqa: S608
 
 

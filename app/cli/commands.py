@@ -43,7 +43,8 @@ def in_one_line() -> Iterator[None]:
         text = printable((str(cause).splitlines() or [type(cause).__name__])[0])
         what = "cannot do it now" if is_unavailable(error) else "refuses it"
         if isinstance(cause, errors.InsufficientPrivilege):
-            text += "; deploy/postgresql/roles.sql says which role may, such as the one for keys"
+            who = "issues service keys" if "service_key" in text else "serves"
+            text += f"; run it as the role that {who} (deploy/postgresql/roles.sql)"
         elif isinstance(cause, errors.QueryCanceled) and "statement timeout" in text:
             text += " (DATABASE_STATEMENT_TIMEOUT)"
         elif isinstance(cause, errors.LockNotAvailable):

@@ -21,6 +21,7 @@ from app.registry.maintenance import FILLING
 OLDEST = 140000  # PostgreSQL 14, as libpq counts
 CLOCK = 5.0  # seconds that the clocks may differ
 ROLES = "have a superuser run deploy/postgresql/roles.sql on the database"
+GRANT = f"{ROLES}, or serve as the app role that it makes"
 SERVE = "serve as the app role that deploy/postgresql/roles.sql makes"
 
 # What roles.sql grants to the role that serves; tests/cli/test_doctor.py compares.
@@ -143,7 +144,7 @@ def _rights(connection: Connection, settings: Settings) -> Finding:
     )[0]
     if lacking:
         return Finding(
-            "rights", "wrong", f"{who} lacks {', '.join(lacking)}", SERVE if owns else ROLES
+            "rights", "wrong", f"{who} lacks {', '.join(lacking)}", SERVE if owns else GRANT
         )
     if any(is_granted is None for _, _, is_granted in rows):
         return Finding("rights", "skipped", f"{who} sees no tables yet")

@@ -50,16 +50,16 @@ BEGIN
 END $$;
 
 -- What the new table takes over: its rights as statements, its storage parameters, its owner.
-CREATE TEMPORARY TABLE grants ON COMMIT DROP AS
-SELECT format('GRANT %s%s ON push_tokens TO %s', privilege_type, columns,
-    CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END) AS statement
+-- No temporary table or function: who owns the tables need not have the right to make one.
+SELECT coalesce(array_agg(format('GRANT %s%s ON push_tokens TO %s', privilege_type, columns,
+    CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)), '{}') AS grants
 FROM (
     SELECT '' AS columns, acl.* FROM pg_class, aclexplode(relacl) acl
     WHERE oid = 'push_tokens'::regclass AND acl.grantee <> relowner
     UNION ALL
     SELECT format(' (%I)', attname), acl.* FROM pg_attribute, aclexplode(attacl) acl
     WHERE attrelid = 'push_tokens'::regclass AND NOT attisdropped
-) rights;
+) rights \gset
 SELECT relowner::regrole AS owner, obj_description(oid) AS comment,
     coalesce((
         SELECT 'WITH (' || array_to_string(reloptions, ', ') || ')' FROM pg_class leaf
@@ -71,19 +71,15 @@ SELECT relowner::regrole AS owner, obj_description(oid) AS comment,
 FROM pg_class root WHERE oid = 'push_tokens'::regclass \gset
 SELECT :partitions > 0 AS is_partitioned \gset
 
-CREATE FUNCTION pg_temp.like_push_tokens(rest text) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    EXECUTE 'CREATE TABLE push_tokens_new (LIKE push_tokens INCLUDING ALL EXCLUDING INDEXES) ' || rest;
-END $$;
-
 \if :is_partitioned
-    SELECT pg_temp.like_push_tokens('PARTITION BY HASH (token)') \g /dev/null
+    CREATE TABLE push_tokens_new (LIKE push_tokens INCLUDING ALL EXCLUDING INDEXES)
+        PARTITION BY HASH (token);
     SELECT format('CREATE TABLE push_tokens_p%s_%s PARTITION OF push_tokens_new'
         ' FOR VALUES WITH (MODULUS %1$s, REMAINDER %2$s) %s', :'partitions', number, :'storage')
     FROM generate_series(0, :partitions - 1) AS number
     \gexec
 \else
-    SELECT pg_temp.like_push_tokens(:'storage') \g /dev/null
+    CREATE TABLE push_tokens_new (LIKE push_tokens INCLUDING ALL EXCLUDING INDEXES) :storage;
 \endif
 SELECT format('COMMENT ON TABLE push_tokens_new IS %L', :'comment') \gexec
 
@@ -155,5 +151,5 @@ FROM pg_class
 WHERE oid = 'push_tokens'::regclass
     OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'push_tokens'::regclass)
 \gexec
-SELECT statement FROM grants \gexec
+SELECT unnest(:'grants'::text[]) \gexec
 COMMIT;

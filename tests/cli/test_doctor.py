@@ -13,7 +13,7 @@ from psycopg import sql
 from app import create_app
 from app.cli import doctor_database
 from app.cli.doctor import patient
-from app.config import ROOT, ConfigError
+from app.config import ROOT, ConfigError, Settings
 from tests.support.chat import FAULTS, chat
 from tests.support.clusters import Cluster
 from tests.support.databases import close, migrate
@@ -148,6 +148,20 @@ def test_it_names_a_right_that_is_lacking(roles, revoke, grant, says):
     assert (code, found["rights"]["state"]) == (1, "wrong")
     assert says in found["rights"]["says"]
     assert "roles.sql" in found["rights"]["do"]
+
+
+def test_a_command_without_the_right_names_the_role_that_has_it(roles):
+    issue = ["service-keys", "issue", "sender", "--scope", "lookup"]
+    for role, command, has in [
+        ("issuer", ["push-tokens", "stats"], "serves"),
+        ("app", issue, "issues service keys"),
+    ]:
+        app = create_app(Settings(database_url=roles.url(role)))
+        done = app.test_cli_runner().invoke(args=command)
+        close(app)
+        assert done.exit_code == 1
+        said = f"; run it as the role that {has} (deploy/postgresql/roles.sql)\n"
+        assert done.stderr.endswith(said)
 
 
 def test_a_role_that_may_not_even_read_the_revision(roles):

@@ -89,9 +89,8 @@ def test_a_command_works_from_any_folder(database_url, tmp_path):
     assert (done.returncode, done.stdout) == (0, '{"registrations":0,"apps":[]}\n')
 
 
-def test_a_file_that_is_not_there_is_named(database_url, tmp_path):
-    runner = CliRunner(env={"DATABASE_URL": database_url})
-    done = runner.invoke(main, ["import", f"{tmp_path}/none"])
+def test_a_file_that_is_not_there_is_named(runner, tmp_path):
+    done = runner.invoke(args=["push-tokens", "import", f"{tmp_path}/none"])
     assert (done.exit_code, done.stderr) == (1, f"Error: {tmp_path}/none: {os.strerror(2)}\n")
 
 

@@ -9,7 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.shell_completion import BashComplete
 
+from app.cli.main import main
 from app.cli.users import shortened
 from app.models import UserSession, db
 from app.registry import sessions, ways
@@ -225,21 +227,21 @@ def test_what_registers_while_a_user_is_erased_leaves_nothing(
     assert not database.push_tokens()
 
 
-def complete(*words: str) -> list[str]:
-    """Return what the shell is offered for the last word."""
-    command = Path(sys.executable).parent / "push-tokens"
+def test_the_shell_completes_commands_and_options():
+    """Bash is offered the first by the program itself, the others by what that runs."""
     environ = {
-        "COMP_WORDS": " ".join(["push-tokens", *words]),
-        "COMP_CWORD": str(len(words)),
+        "COMP_WORDS": "push-tokens er",
+        "COMP_CWORD": "1",
         "_PUSH_TOKENS_COMPLETE": "bash_complete",
     }
+    program = Path(sys.executable).parent / "push-tokens"
     done = subprocess.run(
-        [str(command)], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+        [str(program)], env={**os.environ, **environ}, capture_output=True, text=True, check=True
     )
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
-
-
-def test_the_shell_completes_commands_and_options():
-    assert complete("er") == ["erase"]
-    assert complete("sessions", "rev") == ["revoke"]
-    assert complete("import", "--re") == ["--rejects", "--reachable-for"]
+    assert done.stdout == "plain,erase\n"
+    bash = BashComplete(main, {}, "push-tokens", "_PUSH_TOKENS_COMPLETE")
+    for words, offered in (
+        (["sessions", "rev"], ["revoke"]),
+        (["import", "--re"], ["--rejects", "--reachable-for"]),
+    ):
+        assert [one.value for one in bash.get_completions(words[:-1], words[-1])] == offered

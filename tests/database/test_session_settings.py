@@ -89,7 +89,8 @@ def test_every_call_works_on_an_odd_database(
         return
     monkeypatch.setenv("PGDATESTYLE", "SQL, DMY")
     monkeypatch.setenv("PGTZ", "America/Caracas")
-    client = new_app(database_url=odd_url, database_pooler=pooler).test_client()
+    app = new_app(database_url=odd_url, database_pooler=pooler)
+    client = app.test_client()
     user = sane.sign_in("Zoë ₿")
     headers = {**user.headers, "X-User-Id": "Zoë ₿".encode().decode("latin-1")}
     answer = client.post("/api/v1/push.token", json=body(appName="Ü₿"), headers=headers)
@@ -97,7 +98,10 @@ def test_every_call_works_on_an_odd_database(
     listed = client.get("/api/v1/push.token", headers=headers).json["tokens"]
     assert listed == [answer.json["result"]]
     assert (listed[0]["userId"], listed[0]["appName"]) == ("Zoë ₿", "Ü₿")
-    key = {"Authorization": f"Bearer {issue(odd_url, pooler)}"}
+    scopes = ("--scope", "lookup", "--scope=sessions")
+    issued = app.test_cli_runner().invoke(args=["service-keys", "issue", "s", *scopes])
+    assert issued.exit_code == 0, issued.output
+    key = {"Authorization": f"Bearer {json.loads(issued.stdout)['key']}"}
     announced = [
         {"userId": "a\\b", "hashedToken": HASHED, "expiresAt": None},
         {"userId": "c", "hashedToken": HASHED.lower(), "expiresAt": "2040-01-02T00:00:00Z"},
@@ -108,26 +112,6 @@ def test_every_call_works_on_an_odd_database(
     assert rows == [{"expires_at": None}]
     found = client.post("/api/v1/push.tokens.lookup", json={"userIds": ["Zoë ₿"]}, headers=key)
     assert found.json["tokens"] == listed
-
-
-def issue(url: str, pooler: str | None) -> str:
-    """Issue a service key by the command."""
-    done = flask(
-        url, pooler, "service-keys", "issue", "s", "--scope", "lookup", "--scope=sessions"
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["key"]
-
-
-def flask(url: str, pooler: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flask", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "DATABASE_POOLER": pooler or ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_a_roles_timeout_cuts_no_command(odd_url):

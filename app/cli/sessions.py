@@ -123,7 +123,7 @@ def _import(
     file: str, days: int, deadline: float, missing: MissingSessions | None
 ) -> tuple[session_import.SessionSummary, str | None]:
     """Import what is in a file, and end what is missing; return the counts and what went wrong."""
-    done = session_import.SessionSummary()
+    done, problem = session_import.SessionSummary(), None
     with ExitStack() as stack:
         export, size = stack.enter_context(source(file))
         documents = stack.enter_context(closing(entries(export)))
@@ -135,10 +135,11 @@ def _import(
                 for _ in missing.end():
                     meter.at(size, done.sessions, done.rejected)
         except UnreadableError as error:
-            return done, f"{error}. What was read before is imported"
+            problem = f"{error}. What was read before is imported"
         except EndsNothingError as error:
-            return done, str(error)
-    return done, None
+            problem = str(error)
+        meter.at(size, done.sessions, done.rejected)
+    return done, problem
 
 
 def _fail_for(problem: str | None, missing: MissingSessions | None, file: str) -> None:

@@ -55,7 +55,9 @@ def run(
     reject: Callable[[int, str], None],
     missing: MissingSessions | None = None,
 ) -> Iterator[SessionSummary]:
-    """Import sessions in committed batches; yield the summary so far after each.
+    """Import sessions in committed batches; yield the summary at first and after each.
+
+    It is one object, which counts on, also while reading fails.
 
     `deadline` is the seconds for which a batch that lost a race is tried again. `reject` is called
     with the line and the reason of what is left out: a whole document where it is wrong, one
@@ -63,6 +65,7 @@ def run(
     `missing` is shown each document.
     """
     done = SessionSummary()
+    yield done
     batch: list[tuple[int, dict[str, Any]]] = []
     try:
         for entry in entries:

@@ -140,6 +140,9 @@ def test_a_replica_that_is_none_or_away_is_a_warning(database_url, doctor, tmp_p
     away = f"postgresql:///x?host={tmp_path}"
     found = doctor(database_url=database_url, database_read_url=away)["replica"]
     assert (found["state"], "start the server" in found["do"]) == ("warning", True)
+    refused = "postgresql://127.0.0.1:1/x"
+    found = doctor(database_url=database_url, database_read_url=refused)["replica"]
+    assert found["do"] == "start the server, or correct host and port in DATABASE_READ_URL"
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,13 @@ def test_a_cut_file_ends_with_1_and_what_was_read_is_there(run, database, monkey
     assert "What was read before is imported." in said
 
 
+def test_a_file_that_is_cut_within_the_first_batch_is_counted_too(run, database):
+    summary, said = run(lines(*USERS)[:-10], status=1)
+    assert summary == {"read": 3, "sessions": 3, "rejected": 1}
+    assert len(database.rows("SELECT 1 FROM user_sessions")) == 3
+    assert "imported: 3 rows, 1 rejected, " in said
+
+
 def test_a_missing_file_is_one_line(runner):
     result = runner.invoke(args=["sessions", "import", "/nonexistent"])
     assert result.exit_code == 1

@@ -41,7 +41,7 @@ def run_once(url: str, number: signal.Signals) -> None:
     process.send_signal(number)
     assert process.wait(60) == 0
     process.stdout.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while processes_of(process.pid):
         assert time.monotonic() < deadline, processes_of(process.pid)
         time.sleep(0.05)

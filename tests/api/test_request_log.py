@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.factories import body
 from tests.support.live import Live, ask, serve
+from tests.support.patience import wait_until
 
 URL = "/api/v1/push.token"
 
@@ -90,20 +92,30 @@ class TestMetrics:
         ask(live, "/api/v1/logout", method="POST", **bob.headers)
         ask(live, "/api/v1/sessions.revoke", {"userId": "alice"}, **key)
         ask(live, "/nowhere", method="GET")
-        found = counted()
-        requests = "request_duration_seconds_count"
-        assert found[requests, "POST", URL, "200"] == 25
-        assert found[requests, "POST", URL, "401"] == 1
-        assert found[requests, "DELETE", URL, "200"] == 1
-        assert found[requests, "unknown", "unknown", "404"] == 1
-        assert found["registrations_total", "created"] == 20
-        assert found["registrations_total", "refreshed"] == 2
-        assert found["registrations_total", "moved"] == 3
-        causes = ("deleted", "feedback", "logout", "revoked")
-        removed = [found["registrations_removed_total", cause] for cause in causes]
-        assert removed == [1, 1, 1, 17]
-        assert found["group_size_sum",] == 26  # all but the DELETE
-        assert samples(live)["pool_connections_in_use",] == 0
+        requests, removed = "request_duration_seconds_count", "registrations_removed_total"
+        expected = {
+            (requests, "POST", URL, "200"): 25,
+            (requests, "POST", URL, "401"): 1,
+            (requests, "DELETE", URL, "200"): 1,
+            (requests, "unknown", "unknown", "404"): 1,
+            ("registrations_total", "created"): 20,
+            ("registrations_total", "refreshed"): 2,
+            ("registrations_total", "moved"): 3,
+            (removed, "deleted"): 1,
+            (removed, "feedback"): 1,
+            (removed, "logout"): 1,
+            (removed, "revoked"): 17,
+            ("group_size_sum",): 26,  # all but the DELETE
+        }
+
+        def found() -> dict[tuple[str, ...], float]:
+            now = counted()
+            return {name: now.get(name, 0) for name in expected}
+
+        with suppress(AssertionError):  # so that what differs is shown
+            wait_until(lambda: found() == expected, 60)  # some are counted after the answer
+        assert found() == expected
+        wait_until(lambda: samples(live)["pool_connections_in_use",] == 0)
         assert samples(live)["pool_connections_limit",] == 10
 
     def test_a_killed_worker_takes_its_gauges_and_leaves_its_counts(self, live, counted, alice):
@@ -138,6 +150,7 @@ class TestMetrics:
 
     def test_database_errors_are_counted_by_what_they_are(self, live, counted, alice, table_away):
         assert ask(live, URL, body(), **alice.headers)[0] == 500
+        wait_until(lambda: counted().get(("database_errors_total", "UndefinedTable")))
         assert counted()["database_errors_total", "UndefinedTable"] == 1
 
 

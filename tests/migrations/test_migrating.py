@@ -50,7 +50,7 @@ def downgrade():
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Return exit status and the rest of what it says."""
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     return process.returncode, said
 
 

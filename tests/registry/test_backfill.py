@@ -11,7 +11,8 @@ import pytest
 from alembic.util import CommandError
 
 from app.registry import maintenance
-from tests.support.databases import migrate
+from tests.support.databases import migrate, opened, until_gone
+from tests.support.factories import uri
 from tests.support.filled import fill
 
 ROWS = 3000
@@ -100,7 +101,7 @@ def test_killed_in_the_middle_and_run_again(expanded, run, column):
     command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
     with subprocess.Popen(
         command,
-        env={**os.environ, "DATABASE_URL": expanded},
+        env={**os.environ, "DATABASE_URL": uri(expanded, application_name="killed")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -109,6 +110,8 @@ def test_killed_in_the_middle_and_run_again(expanded, run, column):
                 time.sleep(0.01)
         process.kill()
         process.wait()
+    with opened(expanded) as database:
+        until_gone(database, "killed")
     remaining = count(expanded, f"{column} IS NULL")
     assert 0 < remaining < total
     assert run() == remaining

@@ -2,7 +2,11 @@
 
 Rounds are interleaved, so that a slow minute of the machine hits all alike; medians are shown.
 Half of the load bears a device id, as today's apps send it, one in ten of these a rotation; the
-targets "with ids" and "without ids" are the service where all of it does, and none.
+targets "with ids" and "without ids" are the service where all of it does, and none. These two
+differ by less than two minutes of a machine do, so each round has a ratio, and the medians are of
+those. For more rounds of them alone:
+
+    python -m bench --ours "with ids" "without ids" --peers --connections 16 64 --rounds 12
 """
 
 import argparse
@@ -22,10 +26,11 @@ import psycopg
 from app.config import ROOT
 from app.database import embedded
 from bench import peers, rig
-from bench.bounds import Figures, bounds
+from bench.bounds import OF_IDS, Figures, bounds
 
 SETTLE = 1  # seconds of load that do not count
 TRIED_AT = 64  # connections at which a peer's best setting is found
+OURS = {"service": 0.5, "without ids": 0.0, "with ids": 1.0}  # share that names its device
 COUNTS = ("not_2xx", "broken")  # of all rounds together: a median would hide them
 
 
@@ -107,10 +112,12 @@ def start_targets(bench: Bench, stack: ExitStack, notes: list[str]) -> Iterator[
         chosen[peer] = best = bench.best_setting(peer)
         notes.append(f"{peer.name} has {best} {peer.what} in each of its 2 processes")
     address = stack.enter_context(rig.service(bench.url))
-    yield Target("service", *address)
-    yield Target("without ids", *address, ids=0)
-    yield Target("with ids", *address, ids=1)
-    if shutil.which("nginx"):
+    for name, share in OURS.items():
+        if name in args.ours:
+            yield Target(name, *address, ids=share)
+    if "nginx" not in args.ours:
+        pass
+    elif shutil.which("nginx"):
         behind = rig.service(bench.url, f"{bench.folder}/registry.sock")
         _, pid = stack.enter_context(behind)
         yield Target("nginx", stack.enter_context(rig.nginx(bench.folder)), pid)
@@ -137,7 +144,7 @@ def run(args: Any, stack: ExitStack, notes: list[str]) -> Figures:
     for number in range(1, args.rounds + 1):
         # All targets at so many connections within a minute, as they are compared.
         for connections in args.connections:
-            for target in targets:
+            for target in targets if number % 2 else targets[::-1]:
                 figure = bench.measure(target, connections)
                 figures[f"{target.name} {connections}"].append(figure)
                 print(f"round {number} {target.name:12} {connections:4}", show(figure), flush=True)
@@ -146,7 +153,15 @@ def run(args: Any, stack: ExitStack, notes: list[str]) -> Figures:
             figure = peers.pgbench(pgbench, url, args.rows, args.seconds, folder)
             figures["pgbench"].append(figure)
             print(f"round {number} pgbench", show(figure), flush=True)
-    return {name: together(rounds) for name, rounds in figures.items()}
+    medians = {name: together(rounds) for name, rounds in figures.items()}
+    for connections in args.connections:
+        of_ids = [figures[f"{name} {connections}"] for name in ("with ids", "without ids")]
+        for key in OF_IDS if all(of_ids) else ():
+            ratio = statistics.median(
+                one[key] / two[key] for one, two in zip(*of_ids, strict=True)
+            )
+            medians[f"with ids {connections}"][f"{key}_to_without"] = ratio
+    return medians
 
 
 def together(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -172,6 +187,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--new", type=float, default=0.5, help="share of new push tokens")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 256])
+    ours = [*OURS, "nginx"]
+    parser.add_argument("--ours", nargs="*", choices=ours, default=ours)
     names = [peer.name for peer in peers.PEERS]
     parser.add_argument("--peers", nargs="*", choices=names, default=names)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))

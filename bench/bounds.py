@@ -13,6 +13,12 @@ RATIOS = {
     "bare": {16: 1.9, 64: 2.6, 256: 2.6},
     "fastapi": {16: 1.4, 64: 2.0},
 }
+# Figures of what names its device, to those of what does not.
+OF_IDS = {
+    "per_second": (SERVED, ">=", 0.85),
+    "p99_ms": ("p99", "<=", 1.25),
+    "cpu_postgresql": ("CPU of PostgreSQL", "<=", 1.5),
+}
 
 
 class Bound(NamedTuple):
@@ -54,12 +60,11 @@ def bounds(medians: Figures) -> list[Bound]:
                 yield Bound(f"{SERVED} to {peer}, {connections} connections", value, ">=", limit)
 
     def of_ids() -> Iterator[Bound]:
-        for c in (16, 64):
-            pair = f"with ids {c}", f"without ids {c}"
-            text = f"with ids to without, {c} connections"
-            yield Bound(f"{SERVED} {text}", ratio("per_second", *pair), ">=", 0.85)
-            yield Bound(f"p99 {text}", ratio("p99_ms", *pair), "<=", 1.25)
-            yield Bound(f"CPU of PostgreSQL {text}", ratio("cpu_postgresql", *pair), "<=", 1.5)
+        for connections in (16, 64):
+            found = medians.get(f"with ids {connections}", {})
+            for key, (text, *limit) in OF_IDS.items():
+                where = f"{text} with ids to without, {connections} connections"
+                yield Bound(where, found.get(f"{key}_to_without"), *limit)
 
     many = "service 64", "bare 64"
     mine = [one for name, one in medians.items() if name.rpartition(" ")[0] in SERVICE]

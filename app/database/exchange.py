@@ -152,6 +152,11 @@ class Exchange:
             if self._writes_later:
                 self._flush()
             is_complete = self._collect()
+            if not is_complete:
+                # uvloop tells of a socket's error once: what follows a server's last words is
+                # to be asked for now. Where nothing does, that costs a system call.
+                self._pg.consume_input()
+                is_complete = self._collect()
         except psycopg.Error as error:
             self._end(error)
             return

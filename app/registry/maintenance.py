@@ -28,7 +28,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.arrays import among
@@ -211,21 +210,13 @@ def _keys(key: InstrumentedAttribute[Any], condition: ColumnElement[bool]) -> Se
 def slices(
     key: InstrumentedAttribute[Any], doomed: ColumnElement[bool]
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Walk a table by its primary key; give each slice's number of rows, and its doomed keys.
-
-    A slice comes as one row: to make a thousand of them would take Python as long as all else.
-    """
+    """Walk a table by its primary key; give each slice's number of rows, and its doomed keys."""
     page = select(key.label("key"), doomed.label("is_doomed")).order_by(key).limit(SLICE)
-    after = None
-    while True:
-        rows = (page if after is None else page.where(key > after)).subquery().c
-        keys = func.array_agg(aggregate_order_by(rows.key, rows.key))
-        number = func.count()
-        found = select(number, keys.filter(rows.is_doomed), keys[number])
-        examined, ids, after = db.session.execute(found).one()
-        if not examined:
-            return
-        yield examined, ids or []
+    rows = db.session.execute(page).all()
+    while rows:
+        last = rows[-1].key
+        yield len(rows), [row.key for row in rows if row.is_doomed]
+        rows = db.session.execute(page.where(key > last)).all()
 
 
 def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
@@ -233,7 +224,7 @@ def _remove(ids: Sequence[str], doomed: ColumnElement[bool]) -> int:
     if not ids:
         return 0
     still = select(PushToken.id).where(among(PushToken.id, ids), doomed)
-    return ways.current().locks.drop(still, skip_locked=True)
+    return ways.current().locks.remove(still, skip_locked=True)[0]
 
 
 def _crowded(keep: int) -> Iterator[str]:

@@ -43,11 +43,6 @@ class Locks(Protocol):
         Return how many, and user, app name, device, type and push token of what was found.
         """
 
-    def drop(
-        self, found: Select[str], *, skip_locked: bool = False, limit: int | None = None
-    ) -> int:
-        """Remove as `remove` does, but only what no registration of that instant leaves found."""
-
     def end_sessions(
         self, which: ColumnElement[bool], at_once: int, *, skip_locked: bool = False
     ) -> tuple[int, int]:

@@ -66,11 +66,6 @@ def remove(
     return done or (0, ())
 
 
-def drop(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> int:
-    """Remove as `remove` does; return how many."""
-    return remove(found, skip_locked=skip_locked, limit=limit)[0]
-
-
 def end_sessions(
     which: ColumnElement[bool], at_once: int, *, skip_locked: bool = False
 ) -> tuple[int, int]:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, delete, func, select, true, union_all
+from sqlalchemy import CTE, ColumnElement, Select, delete, func, select
 
 from app.database.arrays import among
-from app.limits import APN, VOIP
 from app.models import PushToken, UserSession, db
 from app.registry.calls import DEVICE, calls_of
 from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
-
-CALL = PushToken.__table__.alias("call").c
 
 
 def bring_settings() -> None:
@@ -58,23 +55,6 @@ def remove(
     return len(removed) + len(db.session.execute(silenced.returning(PushToken.id)).all()), removed
 
 
-def drop(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> int:
-    """Remove as `remove` does, by one statement; return how many.
-
-    Only where a registration of the same instant makes a row no longer found, or has to wait: a
-    VoIP row that it adds to the device would stay.
-    """
-    found = found.add_columns(*DEVICE, PushToken.type)
-    rows = _doomed(found, skip_locked=skip_locked, limit=limit)
-    same = (CALL[column.key] == rows.c[column.key] for column in DEVICE)
-    calls = select(CALL.id).where(*same, CALL.type == VOIP, rows.c.type == APN).with_for_update()
-    each = calls.correlate(rows).prefix_with(ONE_NODE).lateral()
-    of_calls = select(each.c.id).select_from(rows).join(each, true())
-    ids = union_all(select(rows.c.id), of_calls).subquery("ids").c
-    gone = delete(PushToken).where(PushToken.id == ids.id)
-    return db.session.connection().execute(gone).rowcount
-
-
 def end_sessions(
     which: ColumnElement[bool], at_once: int, *, skip_locked: bool = False
 ) -> tuple[int, int]:
@@ -92,7 +72,7 @@ def end_sessions(
     removed, removed_now = 0, at_once
     while removed_now >= at_once:
         found = select(PushToken.id).where(registered_in_them)
-        removed_now = drop(found, skip_locked=skip_locked, limit=at_once)
+        removed_now = remove(found, skip_locked=skip_locked, limit=at_once)[0]
         removed += removed_now
     if skip_locked:
         held = select(PushToken.session_hash).where(registered_in_them).distinct()

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 
-from app.database.arrays import among
+from app.database.arrays import among, among_found
 from app.models import PushToken, UserSession, db
 from app.registry.calls import DEVICE, calls_of
 from app.registry.one_node import ONE_NODE, SESSION_SETTINGS
@@ -45,13 +45,13 @@ def remove(
     the same device at the same instant may meet that, and is then tried again.
     """
     rows = _doomed(found, skip_locked=skip_locked, limit=limit)
-    gone = delete(PushToken).where(PushToken.id == rows.c.id)
+    gone = delete(PushToken).where(among_found(PushToken.id, rows))
     columns = (*DEVICE, PushToken.type, PushToken.token)
     removed: Sequence[Any] = db.session.execute(gone.returning(*columns)).all()
     calls = calls_of(removed)
     if calls is None:
         return len(removed), removed
-    silenced = delete(PushToken).where(PushToken.id == _doomed(calls).c.id)
+    silenced = delete(PushToken).where(among_found(PushToken.id, _doomed(calls)))
     return len(removed) + len(db.session.execute(silenced.returning(PushToken.id)).all()), removed
 
 
@@ -81,9 +81,11 @@ def end_sessions(
     return len(locked), removed
 
 
-def _doomed(found: Select[str], *, skip_locked: bool = False, limit: int | None = None) -> CTE:
+def _doomed(
+    found: Select[str], *, skip_locked: bool = False, limit: int | None = None
+) -> Select[str]:
     """Return what a select of ids finds, locked: for the statement that deletes it."""
-    return _in_order(found, skip_locked=skip_locked).limit(limit).cte("doomed")
+    return select(_in_order(found, skip_locked=skip_locked).limit(limit).cte("doomed").c.id)
 
 
 def _in_order(found: Select[str], *, skip_locked: bool = False) -> Select[str]:

@@ -115,13 +115,12 @@ def start_targets(bench: Bench, stack: ExitStack, notes: list[str]) -> Iterator[
     for name, share in OURS.items():
         if name in args.ours:
             yield Target(name, *address, ids=share)
-    if "nginx" not in args.ours:
-        pass
-    elif shutil.which("nginx"):
+    is_wanted = "nginx" in args.ours
+    if is_wanted and shutil.which("nginx"):
         behind = rig.service(bench.url, f"{bench.folder}/registry.sock")
         _, pid = stack.enter_context(behind)
         yield Target("nginx", stack.enter_context(rig.nginx(bench.folder)), pid)
-    else:
+    elif is_wanted:
         notes.append("nginx was left out: there is none")
     for peer, setting in chosen.items():
         yield Target(peer.name, *stack.enter_context(peer.start(bench.url, setting)))

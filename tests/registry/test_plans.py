@@ -16,7 +16,9 @@ from psycopg.rows import tuple_row
 
 from app.database.connections import Connection
 from tests.support.databases import close, migrate
-from tests.support.filled import fill
+from tests.support.exports import row
+from tests.support.factories import Database
+from tests.support.filled import fill, register_many
 
 # With half of them, PostgreSQL 15 rightly reads the table for the 3,000 rows of 1,000 users.
 ROWS = 400_000
@@ -46,13 +48,14 @@ class Plans:
     def __init__(self, patch: pytest.MonkeyPatch):
         self.call = ""
         self.scans: dict[str, set[str]] = {}
+        self.of_apps: dict[str, set[str]] = {}
         self.indexes: set[str] = set()
         self.explained = 0
         execute = Cursor.execute
 
         def explained(cursor: Cursor[Any], query: Any, params: Any = None, **options: Any) -> Any:
             if isinstance(cursor.connection, Connection) and re.match(
-                r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", str(query)
+                r"\s*(/\*.*?\*/\s*)?(SELECT|INSERT|UPDATE|DELETE|WITH)\b", str(query)
             ):
                 # On the same connection: its settings and temporary tables decide, too.
                 with Cursor(cursor.connection, row_factory=tuple_row) as other:
@@ -67,6 +70,8 @@ class Plans:
         for node in nodes(plan):
             if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "push_tokens":
                 self.scans.setdefault(self.call, set()).add(query)
+            if re.fullmatch(r"\(app_name = [^()]+\)", node.get("Index Cond", "")):
+                self.of_apps.setdefault(self.call, set()).add(query)
             self.indexes |= {node.get("Index Name"), *node.get("Conflict Arbiter Indexes", [])}
 
 
@@ -98,6 +103,17 @@ def users_file(folder, name: str, documents: list[dict[str, Any]]) -> str:
     path = folder / name
     path.write_text("".join(json.dumps(document) + "\n" for document in documents))
     return str(path)
+
+
+def registrations(folder, numbers: range) -> str:
+    """Write registrations for an import, newer than those that tests.support.filled makes."""
+    rows, date = [], {"$date": "2030-01-01T00:00:00.000Z"}
+    for number in numbers:
+        app_name, value = push_token(number).values()
+        names = {"_id": f"import{number}", "token": {"apn": value}, "appName": app_name}
+        owner = {"userId": f"user{number // 2}", "authToken": hashed_token(number)}
+        rows.append({**names, **owner, "createdAt": date, "updatedAt": date})
+    return users_file(folder, "registrations", rows)
 
 
 def apps_calls(client, call) -> None:
@@ -165,13 +181,7 @@ def commands(call, folder) -> None:
     tokens = [{"when": date, "hashedToken": hashed_token(n)} for n in (20, 21)]
     user = {"_id": "user10", "services": {"resume": {"loginTokens": tokens}}}
     call("sessions import", "sessions", "import", users_file(folder, "users", [user]))
-    rows = []
-    for number in range(3 * USERS):
-        app_name, value = push_token(number).values()
-        row = {"_id": f"import{number}", "token": {"apn": value}, "appName": app_name}
-        row |= {"userId": f"user{number // 2}", "authToken": hashed_token(number)}
-        rows.append({**row, "createdAt": date, "updatedAt": {"$date": "2030-01-01T00:00:00.000Z"}})
-    path = users_file(folder, "registrations", rows)
+    path = registrations(folder, range(3 * USERS))
     call("import", "push-tokens", "import", path)
     call("import known", "push-tokens", "import", path, "--known-sessions-only")
     call("revoke", "sessions", "revoke", "user11", "--all")
@@ -180,19 +190,29 @@ def commands(call, folder) -> None:
 
 
 @pytest.fixture
-def call(filled, new_app, monkeypatch):
-    """A function that runs a command of flask under the eyes of `call.plans`."""
-    app = new_app(database_url=filled)
-    plans = Plans(monkeypatch)
+def call_in(new_app, monkeypatch):
+    """A function that makes one that runs a command of flask under the eyes of `call.plans`."""
 
-    def call(name: str, *arguments: str) -> Any:
-        plans.call = name
-        result = app.test_cli_runner().invoke(args=arguments)
-        assert result.exit_code == 0, result.output
-        return result
+    def call_in(url: str) -> Any:
+        app = new_app(database_url=url)
+        plans = Plans(monkeypatch)
 
-    call.plans, call.app = plans, app
-    return call
+        def call(name: str, *arguments: str) -> Any:
+            plans.call = name
+            result = app.test_cli_runner().invoke(args=arguments)
+            assert result.exit_code == 0, result.output
+            return result
+
+        call.plans, call.app = plans, app
+        return call
+
+    return call_in
+
+
+@pytest.fixture
+def call(filled, call_in):
+    """The one in the filled database."""
+    return call_in(filled)
 
 
 def test_no_statement_reads_all_push_tokens_and_no_index_is_idle(filled, call, tmp_path):
@@ -221,3 +241,28 @@ def test_no_statement_reads_all_push_tokens_and_no_index_is_idle(filled, call, t
         query = "SELECT indexrelname FROM pg_stat_user_indexes WHERE relname = ANY (%s)"
         all_indexes = connection.execute(query, [["push_tokens", "user_sessions"]])
         assert {name for (name,) in all_indexes} - call.plans.indexes == set()
+
+
+def test_no_statement_reads_all_of_an_app_whatever_the_statistics(new_database, call_in, tmp_path):
+    """Where a table had one row when it was analyzed, the app seems to say as much as a value."""
+    url = new_database()
+    migrate(url, "upgrade", "head")
+    with psycopg.connect(url, autocommit=True) as connection:
+        # With short push tokens, or the index of values would be larger than that of devices.
+        register_many(Database(connection), 10 * USERS)
+        # The last page has to stay, or VACUUM would cut off the empty ones before it.
+        query = "DELETE FROM push_tokens WHERE ctid <> (SELECT max(ctid) FROM push_tokens)"
+        connection.execute(query)
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("DELETE FROM user_sessions")
+    call = call_in(url)
+    short = [row(f"t{number}", userId="one") for number in range(4 * USERS)]
+    call("import short", "push-tokens", "import", users_file(tmp_path, "short", short))
+    assert call.plans.of_apps == {}
+    fill(url, USERS // 3, analyze=False)
+    client = call.app.test_client()
+    apps_calls(client, call)
+    services_calls(client, call)
+    commands(call, tmp_path)
+    call("expired", "sessions", "purge")
+    assert call.plans.of_apps == {}

@@ -28,6 +28,7 @@ INSERT INTO service_keys (key_hash, name, scopes, revoked_at)
 SELECT sha256(convert_to('key ' || i, 'UTF8')), 'service' || i / 2, ARRAY['lookup', 'feedback'],
     CASE WHEN i % 2 = 0 THEN now() END
 FROM generate_series(1, 9) i
+ON CONFLICT DO NOTHING
 """
 HAS_DEVICE_ID = """
 SELECT 1 FROM pg_attribute
@@ -35,7 +36,7 @@ WHERE attrelid = 'push_tokens'::regclass AND attname = 'device_id' AND attnotnul
 """
 
 
-def fill(url: str, rows: int = 300) -> None:
+def fill(url: str, rows: int = 300, *, analyze: bool = True) -> None:
     """Add registrations, of 2 users for 3 of them, and service keys where there is the table."""
     with psycopg.connect(url, autocommit=True) as connection:
         columns, values = "", ""
@@ -50,7 +51,8 @@ def fill(url: str, rows: int = 300) -> None:
         connection.execute(statement)
         if connection.execute("SELECT to_regclass('service_keys')").fetchone() != (None,):
             connection.execute(SERVICE_KEYS)
-        connection.execute("VACUUM ANALYZE")
+        if analyze:
+            connection.execute("VACUUM ANALYZE")
 
 
 def contents(url: str) -> dict[str, list[dict[str, Any]]]:

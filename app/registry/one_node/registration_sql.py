@@ -12,9 +12,9 @@ adds or removes a row first claims its value and its device by advisory locks, w
 leaves alone what another one has claimed.
 
 Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn
-into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has no choice of
-indexes, though app_name is in two: comparing whole rows leaves one that has the first column, or
-the order. So the plan is the same for empty and for full tables.
+into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has hardly a choice
+of indexes, though app_name is in two: a range has an order, and whole rows have a first column,
+that only one has. So the plan is the same for a new table and for a full one.
 
 A registration with a VoIP push token comes as two members: that of the app, with `has_voip`, and
 one of type voip for the same device. Any other one that names its device ends the device's VoIP
@@ -35,14 +35,17 @@ def _claim(*names: str) -> str:
 def _of_value(column: str, asked: str) -> str:
     """Look up, in SQL, a column of the row of a value; null where there is none.
 
-    The push token by itself has partitions other than its own left out, where there are any.
+    As a range the push token has an order, by which only one index is right. Whole rows would not
+    do: up to PostgreSQL 17 a look-up that finds nothing would read on to the end of the app. In an
+    array it has partitions other than its own left out, where there are any.
     """
-    key = f"({asked}.app_name, {asked}.token)"
+    token = f"{asked}.token"
     return f"""(
         SELECT p.{column}
         FROM push_tokens p
-        WHERE (p.app_name, p.token) BETWEEN {key} AND {key} AND p.token = {asked}.token
-        ORDER BY p.app_name, p.token
+        WHERE p.app_name = {asked}.app_name AND p.token BETWEEN {token} AND {token}
+            AND p.token = ANY (ARRAY[{token}])
+        ORDER BY p.token
         LIMIT 1
     )"""  # noqa: S608
 

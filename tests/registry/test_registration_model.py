@@ -251,7 +251,9 @@ class Machine(RuleBasedStateMachine):
 
     def rows(self) -> list[dict[str, object]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute("SELECT * FROM push_tokens").fetchall()
+            rows = cursor.execute("SELECT * FROM push_tokens").fetchall()
+        assert len({row["id"] for row in rows}) == len(rows)  # spread tables take a second one
+        return rows
 
     def stored(self, rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
         names = ("app_name", "token", "type", "environment", "user_id", "session_hash")

@@ -49,6 +49,15 @@ def test_it_is_a_registration_of_the_same_device(register, alice, stored, databa
     assert {row["type"]: row["created_at"] for row in database.push_tokens()} == created
 
 
+def test_both_push_tokens_may_change_places(register, alice, stored, database):
+    register(alice, **phone(voipToken=None))
+    register(alice, **phone(value=OTHER_TOKEN, voipToken=APNS_TOKEN))
+    assert len({row["id"] for row in database.push_tokens()}) == 2
+    register(alice, **phone(value=APNS_TOKEN, voipToken=OTHER_TOKEN))
+    assert stored() == {"apn": {("alice", APNS_TOKEN)}, "voip": {("alice", OTHER_TOKEN)}}
+    assert len({row["id"] for row in database.push_tokens()}) == 2
+
+
 @pytest.mark.parametrize("none", [{}, {"voipToken": None}, {"voipToken": ""}])
 def test_left_out_it_goes(register, alice, stored, none):
     register(alice, **phone())

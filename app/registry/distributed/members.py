@@ -102,17 +102,18 @@ def members_of(place: int, asked: Registration, now: datetime) -> Iterable[Membe
 def join(members: Sequence[Member], valued: Iterable[Row], of_devices: Iterable[Row]) -> None:
     """Tell each member the row of its value and those of its device.
 
-    A row of another member's device belongs to that one, so that two devices may swap values.
+    A row of another member's device belongs to that one, so that two devices may swap values; so
+    does what one push token of a device was and the other one becomes.
     """
     by_value = {row.value: row for row in valued}
     by_device: dict[Device, list[Row]] = {}
     for row in {row.id: row for row in of_devices}.values():
         by_device.setdefault(row.device, []).append(row)
-    owners: dict[str, int] = {}  # by the row's id: the place of whose device has it
+    owners: dict[str, Member] = {}  # by the row's id: whose device has it
     for member in members:
         for row in by_device.get(member.device, ()) if member.device else ():
             if row.is_voip == member.is_voip:
-                owners[row.id] = member.place
+                owners[row.id] = member
                 if member.former is None or member.former.updated_at < row.updated_at:
                     member.former = row
                 if row.value != member.value:
@@ -121,8 +122,9 @@ def join(members: Sequence[Member], valued: Iterable[Row], of_devices: Iterable[
                 member.goes[row.id] = row
     for member in members:
         found = by_value.get(member.value)
-        if found and owners.get(found.id, member.place) != member.place:
-            member.cedes_to = owners[found.id]
+        owner = owners.get(found.id, member) if found else member
+        if owner is not member:
+            member.cedes_to = owner.place
         else:
             member.valued = found
 

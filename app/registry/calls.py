@@ -19,10 +19,10 @@ DEVICE = (PushToken.user_id, PushToken.app_name, PushToken.device_id)
 def calls_of(removed: Sequence[Any]) -> Select[str] | None:
     """Select the ids of the VoIP registrations of devices that lost their APNs one.
 
-    `removed` are rows that begin with the columns of DEVICE and have a `type`. Returns None where
-    no device lost one.
+    `removed` are rows that have the columns of DEVICE and a `type`. Returns None where no device
+    lost one.
     """
-    devices = [row[: len(DEVICE)] for row in removed if row.type == APN]
+    devices = [(row.user_id, row.app_name, row.device_id) for row in removed if row.type == APN]
     if not devices:
         return None
     values = zip(*devices, strict=True)

@@ -12,6 +12,7 @@ twice as much where nothing changes. So these stay.
 from datetime import datetime
 
 from app.registry.one_node import ONE_NODE
+from app.registry.one_node.registration_sql import is_of_device, is_of_kind
 from app.transfer.import_rows import ImportRow
 
 COLUMNS = ImportRow.__annotations__.items()
@@ -36,8 +37,8 @@ STAGE = "COPY staged FROM STDIN"
 
 # Nor may the index be chosen. Two have the app in front, or nearly; where the statistics are of a
 # table with one row, to look up all of an app seems to cost what a value or a device does, and 500
-# rows took 0.35 s among 10,000. So look-ups are as in registry/one_node/, and joins compare
-# the app by no index.
+# rows took 0.35 s among 10,000. So look-ups are as in registry/one_node/, and joins compare the
+# app, or the user where the value is looked up, by no index.
 
 
 def _is_of_app(one: str, other: str) -> str:
@@ -115,9 +116,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(p.id) FILTER (WHERE p.token <> s.token) AS ids,
         max(p.updated_at) AS latest
     FROM push_tokens p
-    WHERE (p.user_id, p.app_name, p.device_id)
-            BETWEEN (s.user_id, s.app_name, s.device_id) AND (s.user_id, s.app_name, s.device_id)
-        AND (p.type = 'voip') = (s.type = 'voip')
+    WHERE {is_of_device("s")} AND {is_of_kind("s")}
 ) d
 WHERE s.place_of_value = 1 AND s.place_of_device = 1
     AND (v.latest < s.updated_at) IS NOT FALSE AND (d.latest < s.updated_at) IS NOT FALSE

@@ -195,6 +195,15 @@ def commands(call, folder) -> None:
     call("key revoke", "service-keys", "revoke", "x")
 
 
+def all_but_whole(call, folder) -> None:
+    """Make every call, and run every command that is not for the whole table."""
+    client = call.app.test_client()
+    apps_calls(client, call)
+    services_calls(client, call)
+    commands(call, folder)
+    call("expired", "sessions", "purge")
+
+
 @pytest.fixture
 def call_in(new_app, monkeypatch):
     """A function that makes one that runs a command of flask under the eyes of `call.plans`."""
@@ -251,25 +260,22 @@ def test_no_call_reads_more_than_what_it_is_for(filled, call):
         ("POST", "/api/v1/logout", one, None),
     ]
     client = call.app.test_client()
-    read = []
+    pages = ("idx_blks_hit + idx_blks_read", "pg_statio_user_indexes")
+    close(call.app)
+    read, before = [], counted(filled, *pages)
     for method, path, headers, fields in calls:
-        close(call.app)
-        names = ("idx_blks_hit + idx_blks_read", "pg_statio_user_indexes")
-        before = counted(filled, *names)
         answer = client.open(path, method=method, headers=headers, json=fields)
         assert answer.status_code in {200, 404}, answer.text
         close(call.app)
-        read.append(counted(filled, *names) - before)
+        after = counted(filled, *pages)
+        read.append(after - before)
+        before = after
     assert max(read) < 300, read  # pages; the index of values has thousands
 
 
 def test_no_statement_reads_all_push_tokens_and_no_index_is_idle(filled, call, tmp_path):
     before = sequential_scans(filled)
-    client = call.app.test_client()
-    apps_calls(client, call)
-    services_calls(client, call)
-    commands(call, tmp_path)
-    call("expired", "sessions", "purge")
+    all_but_whole(call, tmp_path)
     assert call.plans.scans == {}
     close(call.app)
     # What is not explained here, the foreign key's own statements, has not done it either.
@@ -308,9 +314,5 @@ def test_no_statement_reads_all_of_an_app_whatever_the_statistics(new_database, 
     call("import short", "push-tokens", "import", users_file(tmp_path, "short", short))
     assert call.plans.of_apps == {}
     fill(url, USERS // 3, analyze=False)
-    client = call.app.test_client()
-    apps_calls(client, call)
-    services_calls(client, call)
-    commands(call, tmp_path)
-    call("expired", "sessions", "purge")
+    all_but_whole(call, tmp_path)
     assert call.plans.of_apps == {}

@@ -50,13 +50,13 @@ def _of_value(column: str, asked: str) -> str:
     )"""  # noqa: S608
 
 
-def _is_of_device(asked: str, name: str = "") -> str:
+def is_of_device(asked: str, name: str = "") -> str:
     """Compare, in SQL, push_tokens p with the device of what is asked, or of another name."""
     key = f"({asked}.user_id, {asked}.app_name, {name or asked + '.device_id'})"
     return f"(p.user_id, p.app_name, p.device_id) BETWEEN {key} AND {key}"
 
 
-def _is_of_kind(asked: str) -> str:
+def is_of_kind(asked: str) -> str:
     """Compare, in SQL, whether push_tokens p is for calls with whether what is asked is."""
     return f"(p.type = 'voip') = ({asked}.type = 'voip')"
 
@@ -66,7 +66,7 @@ def _is_ended(asked: str) -> str:
 
     That is the row of its kind; and the VoIP one, if it brings none.
     """
-    return f"({_is_of_kind(asked)} OR ({asked}.type <> 'voip' AND {asked}.has_voip IS NULL))"
+    return f"({is_of_kind(asked)} OR ({asked}.type <> 'voip' AND {asked}.has_voip IS NULL))"
 
 
 IS_LIVE = str(is_live().compile(dialect=dialect()))  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ refreshed AS (
     FROM (SELECT * FROM found ORDER BY app_name, token) f
     WHERE p.ctid = f.stored AND p.app_name = f.app_name AND p.token = f.token
         AND p.user_id = f.user_id AND (f.device_id IS NULL OR p.device_id = f.device_id)
-        AND {_is_of_kind("f")}
+        AND {is_of_kind("f")}
     RETURNING f.fresh_id, p.device_id, p.enabled, p.created_at, p.updated_at
 ),"""  # noqa: S608
 
@@ -159,10 +159,10 @@ found AS MATERIALIZED (
             WHEN d.is_same THEN d.stored END AS stored
     FROM signed_in s
     LEFT JOIN LATERAL (
-        SELECT p.ctid AS stored, {_is_of_kind("s")} AS is_of_kind,
-            {_is_of_kind("s")} AND p.token = s.token AS is_same
+        SELECT p.ctid AS stored, {is_of_kind("s")} AS is_of_kind,
+            {is_of_kind("s")} AND p.token = s.token AS is_same
         FROM push_tokens p
-        WHERE s.device_id IS NOT NULL AND {_is_of_device("s")} AND {_is_ended("s")}
+        WHERE s.device_id IS NOT NULL AND {is_of_device("s")} AND {_is_ended("s")}
         ORDER BY p.user_id DESC, p.app_name DESC, p.device_id DESC, (p.type = 'voip') DESC
         LIMIT 1
     ) d ON true
@@ -184,7 +184,7 @@ gone AS (
         CROSS JOIN LATERAL (
             SELECT p.ctid AS stored, p.app_name, p.token
             FROM push_tokens p
-            WHERE p.ctid = c.former AND {_is_of_device("c")} AND {_is_of_kind("c")}
+            WHERE p.ctid = c.former AND {is_of_device("c")} AND {is_of_kind("c")}
                 AND {_claim("p.app_name", "p.token")}
             FOR UPDATE SKIP LOCKED
         ) h
@@ -225,7 +225,7 @@ OF_FORMER_DEVICE = f"""
         OFFSET 0
     ) o
     CROSS JOIN LATERAL (
-        SELECT * FROM push_tokens p WHERE {_is_of_device("o")} AND p.type = 'voip' OFFSET 0
+        SELECT * FROM push_tokens p WHERE {is_of_device("o")} AND p.type = 'voip' OFFSET 0
     ) p
 """  # noqa: S608
 
@@ -240,7 +240,7 @@ members AS MATERIALIZED (
     WHERE {_claim("app_name", "token")} AND {_claim("user_id", "app_name", NAME)} AND (
         SELECT bool_and({_claim("p.app_name", "p.token")})
         FROM push_tokens p
-        WHERE {_is_of_device("a")} AND {_is_ended("a")}
+        WHERE {is_of_device("a")} AND {_is_ended("a")}
     ) IS NOT FALSE AND (
         SELECT bool_and({_claim("f.app_name", "f.token")}
             AND {_claim("f.user_id", "f.app_name", "f.device_id")})
@@ -254,7 +254,7 @@ at_stake AS (
     FROM members a
     CROSS JOIN LATERAL (
         SELECT token, id FROM push_tokens p
-        WHERE {_is_of_device("a")} AND {_is_ended("a")}
+        WHERE {is_of_device("a")} AND {_is_ended("a")}
         OFFSET 0
     ) d
     UNION
@@ -316,7 +316,7 @@ replacing AS MATERIALIZED (
             WHEN (
                 SELECT true
                 FROM push_tokens p
-                WHERE {_is_of_device("a", "v.device_id")} AND {_is_of_kind("a")}
+                WHERE {is_of_device("a", "v.device_id")} AND {is_of_kind("a")}
                 LIMIT 1
             ) THEN a.fresh_id
             ELSE v.device_id

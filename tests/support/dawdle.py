@@ -1,7 +1,7 @@
 """Slow clients, in a process of their own: `python -m tests.support.dawdle HOST PORT COUNT`.
 
 Each sends a byte a second; half of them dawdle in the head, half in the body. A line on stdin
-is answered with the number of those who were neither answered nor cut off.
+is answered with two numbers, heads and bodies, of those who were neither answered nor cut off.
 """
 
 import select
@@ -11,6 +11,14 @@ import time
 from contextlib import suppress
 
 HEAD = b"POST /api/v1/push.token HTTP/1.1\r\nHost: t\r\nContent-Length: 60000\r\n\r\n"
+
+
+def waiting(clients: list[socket.socket]) -> int:
+    """Count those who have been told nothing."""
+    poll = select.poll()
+    for client in clients:
+        poll.register(client, select.POLLIN)
+    return len(clients) - len(poll.poll(0))
 
 
 def main(host: str, port: int, count: int) -> None:
@@ -24,10 +32,7 @@ def main(host: str, port: int, count: int) -> None:
         if select.select([sys.stdin], [], [], max(0, pause))[0]:
             if not sys.stdin.readline():
                 return
-            poll = select.poll()
-            for client in clients:
-                poll.register(client, select.POLLIN)
-            print(count - len(poll.poll(0)), flush=True)
+            print(waiting(clients[::2]), waiting(clients[1::2]), flush=True)
         else:
             with suppress(OSError):  # it stays readable, and so is no longer counted
                 clients[turn % count].send(b"x")

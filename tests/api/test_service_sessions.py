@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from sqlalchemy import event
 
+from app.models import db
+from app.registry import sessions
 from tests.support.answers import refused
 from tests.support.factories import Caller, body
 
@@ -162,6 +165,26 @@ class TestSessionsRevoke:
             " SELECT sha256(n::text::bytea), 'bot' FROM generate_series(1, 70000) n"
         )
         assert call(REVOKE, {"userId": "bot"}).json["sessions"] == 70_000
+
+    def test_they_end_by_statements_of_so_many(self, call, app, database, monkeypatch, is_spread):
+        """One for all of them would not end in time on partitions."""
+        ended = []
+
+        def note(connection, cursor, statement, parameters, context, many):
+            if "DELETE FROM user_sessions" in statement:
+                ended.append(cursor.rowcount)
+
+        monkeypatch.setattr(sessions, "AT_ONCE", 2)
+        for _ in range(5):
+            database.sign_in("carol")
+        with app.app_context():
+            engine = db.engine
+        event.listen(engine, "after_cursor_execute", note)
+        try:
+            assert call(REVOKE, {"userId": "carol"}).json["sessions"] == 5
+        finally:
+            event.remove(engine, "after_cursor_execute", note)
+        assert ended == ([5] if is_spread else [2, 2, 1])  # spread tables have no cascade
 
     def test_a_session_announced_at_the_same_instant_lives_without_its_tokens(
         self, call, register, alice, database, database_url

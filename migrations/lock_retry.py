@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.database.failures import is_unavailable
+from app.database.revision import revisions
 
 # The advisory lock that a deployer holds while it migrates; a second deployer waits for it.
 ADVISORY_LOCK = zlib.crc32(b"push-token-registry migrations")
@@ -114,12 +115,27 @@ class Steps:
     def __call__(self, heads: Any, context: Any) -> Iterator[Any]:
         """Yield the remaining steps; one is done when the next is requested (Alembic's `fn`)."""
         if self._left is None:
-            self._left = list(self._plan(heads, context))
+            self._left = self._planned(heads, context)
         while self._left:
             start = time.monotonic()
             yield self._left[0]
             tell(f"{self._left[0].short_log}: {time.monotonic() - start:.2f} s")
             del self._left[0]
+
+    def _planned(self, heads: Any, context: Any) -> list[Any]:
+        try:
+            steps = list(self._plan(heads, context))
+        except CommandError:
+            later = sorted(set(heads).difference(revisions()))
+            if not later:
+                raise
+            raise CommandError(
+                f"the database is at revision {later[0]}, which this release does not have:"
+                " deploy the one that it was migrated for"
+            ) from None
+        if not steps and self._plan.__name__ == "upgrade":  # so Alembic calls it
+            tell(f"Nothing to migrate: the database is at revision {', '.join(heads)}.")
+        return steps
 
 
 def says_it_all(error: DBAPIError) -> bool:

@@ -45,6 +45,9 @@ def in_one_line() -> Iterator[None]:
         if isinstance(cause, errors.InsufficientPrivilege):
             who = "issues service keys" if "service_key" in text else "serves"
             text += f"; run it as the role that {who} (deploy/postgresql/roles.sql)"
+        elif isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
+            text += "; run `push-tokens migrate` as the role that owns the tables"
+            text += " (`push-tokens doctor` says more)"
         elif isinstance(cause, errors.QueryCanceled) and "statement timeout" in text:
             text += " (DATABASE_STATEMENT_TIMEOUT)"
         elif isinstance(cause, errors.LockNotAvailable):
@@ -61,10 +64,17 @@ class Commands(AppGroup):
             return super().invoke(ctx)
 
 
+def standard_input() -> BinaryIO:
+    """Return stdin; ClickException where the shell has closed it."""
+    if sys.stdin is None:
+        raise click.ClickException("stdin is closed")
+    return sys.stdin.buffer
+
+
 @contextmanager
 def source(path: str) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file to read, or stdin for `-`; yield it and its size, 0 when that is unknown."""
-    with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+    with nullcontext(standard_input()) if path == "-" else open(path, "rb") as file:
         yield file, os.path.getsize(path) if os.path.isfile(path) else 0
 
 

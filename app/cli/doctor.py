@@ -66,9 +66,7 @@ def _replica(settings: Settings) -> Finding:
         with closing(connect()) as connection:
             is_standby, lag = connection.execute(STANDBY_AND_LAG).fetchone() or (False, 0)
     except psycopg.Error as error:
-        says, do = why(settings, error)
-        do = do.replace("DATABASE_URL", "DATABASE_READ_URL")
-        return Finding("replica", "warning", says, do)
+        return Finding("replica", "warning", *why(settings, error, "DATABASE_READ_URL"))
     if not is_standby:
         do = "name a streaming standby in DATABASE_READ_URL"
         return Finding("replica", "warning", "is no standby, and counts as current", do)

@@ -1,5 +1,6 @@
 """`push-tokens`: the product's command. `--help` loads none of what the commands need."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,16 @@ class LazyCommands(click.Group):
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, _, words) in COMMANDS.items()])
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; one line and exit status 1 where its help cannot be written."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # before `invoke`, as on a full disk
+            from app.cli.terminal import warn  # noqa: PLC0415 (see above)
+
+            warn(f"Error: {error.strerror}")
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it needs of Flask is made when it asks for it.

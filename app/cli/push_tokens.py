@@ -146,6 +146,8 @@ def import_push_tokens(
     print_json(**done)
     if problem := problem or importer.why_nothing:
         raise click.ClickException(f"{file}: {problem}. Done so far: {done}")
+    if not importer.summary.read:
+        warn(f"{file}: there is nothing in it.")
 
 
 @group.command("export")
@@ -188,7 +190,7 @@ def export_push_tokens(app_name: str | None) -> None:
 )
 @click.option(
     "--keep-per-user",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=MAX_OF_USER,
     show_default=True,
     metavar="N",

@@ -1,7 +1,6 @@
 """The commands on sessions."""
 
 import os
-import sys
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from app import services
-from app.cli.commands import Commands, Moment, UserId, source
+from app.cli.commands import Commands, Moment, UserId, source, standard_input
 from app.cli.jobs import note_success
 from app.cli.terminal import Meter, print_json, warn
 from app.identifiers import hash_secret
@@ -48,7 +47,7 @@ def revoke_sessions(user_id: str, auth_token: str | None, every: bool) -> None:
     which = UserSession.user_id == user_id
     if auth_token:
         # Not an argument: the process list and the shell's history would show it.
-        secret = sys.stdin.buffer.readline().strip()
+        secret = standard_input().readline().strip()
         if not secret:
             raise click.UsageError("There is no auth token on stdin.")
         which &= UserSession.token_hash == hash_secret(secret)
@@ -110,7 +109,9 @@ def import_sessions(
     else:
         print_json(**asdict(done))
     _fail_for(problem, missing, file)
-    if done.read and not done.sessions and not missing:
+    if not done.read:
+        warn(f"{file}: there is nothing in it.")
+    elif not done.sessions and not missing:
         raise click.ClickException(
             f"{file}: no session came of it. It should be Rocket.Chat's users with their field"
             " services.resume.loginTokens, as mongoexport prints them; `push-tokens import` takes"

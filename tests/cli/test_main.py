@@ -11,8 +11,10 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from app.cli.commands import source
 from app.cli.main import COMMANDS, main
 from app.config import ROOT
+from app.database.revision import code_revision
 from app.version import VERSION
 from tests.support.databases import migrate
 from tests.support.filled import fill
@@ -94,6 +96,26 @@ def test_a_file_that_is_not_there_is_named(runner, tmp_path):
     assert (done.exit_code, done.stderr) == (1, f"Error: {tmp_path}/none: {os.strerror(2)}\n")
 
 
+def test_without_tables_a_command_says_how_they_are_made(new_database):
+    done = CliRunner(env={"DATABASE_URL": new_database()}).invoke(main, ["stats"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "run `push-tokens migrate` as the role that owns the tables" in done.stderr
+
+
+def test_a_stdin_that_is_closed_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(click.ClickException, match="stdin is closed"), source("-"):
+        pass
+
+
+def test_a_help_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [BIN / "push-tokens", "--help"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr.decode()) == (1, f"Error: {os.strerror(28)}\n")
+
+
 @pytest.mark.parametrize("name", ["stats", "migrate"])
 def test_a_database_that_is_away_is_one_line(name):
     done = run(name, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
@@ -120,6 +142,22 @@ def test_migrate_is_alembic_without_its_configuration(new_database, tmp_path, mo
     wrong = runner.invoke(main, ["migrate", "-x", "tries=no", "upgrade", "head"])
     assert (wrong.exit_code, wrong.stderr) == (1, "Error: -x tries: must be a whole number\n")
     assert runner.invoke(main, ["migrate", "no-such"]).exit_code == 2
+
+
+def test_migrate_says_that_nothing_is_to_do_or_that_the_release_is_old(new_database):
+    url = new_database()
+    migrate(url, "upgrade", "head")
+    runner = CliRunner(env={"DATABASE_URL": url})
+    done = runner.invoke(main, ["migrate"])
+    said = f"Nothing to migrate: the database is at revision {code_revision()}.\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", said)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999_later'")
+    for arguments in (["migrate"], ["migrate", "current"]):
+        done = runner.invoke(main, arguments)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "the database is at revision 9999_later" in done.stderr
+        assert "deploy the one that it was migrated for" in done.stderr
 
 
 def test_migrate_stops_where_rows_are_to_be_filled_or_fills_them(new_database):

@@ -319,6 +319,7 @@ def test_a_file_that_has_nothing_in_it_is_no_error(run):
     for nothing in (b"", b"\n \n", b"[]", gzip.compress(b"")):
         summary, result, _ = run(nothing)
         assert (result.exit_code, summary["read"]) == (0, 0)
+        assert "export.json: there is nothing in it.\n" in result.stderr
 
 
 def test_a_folder_is_no_file(runner, tmp_path):

@@ -41,13 +41,12 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def release(folder: Path, version: str) -> subprocess.CompletedProcess[str]:
-    environ = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(folder.parent),
-        **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "T"),
-        **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "t@example.org"),
-    }
+def release(folder: Path, version: str, *, known: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `make release`'s script, as somebody whom git knows or not."""
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)}
+    if known:
+        environ |= dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "T")
+        environ |= dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "t@example.org")
     command = [".ci/release", version]
     return subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, check=False
@@ -81,6 +80,15 @@ def test_a_release_is_refused_until_all_is_as_it_should_be(clone):
     git(clone, "commit", "-qam", "No notes")
     assert "nothing under [Unreleased]" in refused()
     assert git(clone, "tag") == ""
+
+
+def test_a_release_of_nobody_is_refused_before_anything_is_written(clone):
+    git(clone, "config", "user.useConfigOnly", "true")
+    passed(clone)
+    done = release(clone, "9.0.0", known=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not released: git does not know who you are" in done.stderr
+    assert git(clone, "status", "--porcelain") == ""
 
 
 def test_a_release_is_written_tagged_and_built(clone):

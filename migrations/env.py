@@ -74,7 +74,7 @@ def run_online(limits: lock_retry.Limits) -> None:
     except DBAPIError as error:
         if not lock_retry.says_it_all(error):
             raise
-        raise CommandError(str(error.orig).splitlines()[0]) from error
+        raise CommandError(lock_retry.in_a_line(error)) from error
     finally:
         engine.dispose()
 

@@ -144,6 +144,14 @@ def says_it_all(error: DBAPIError) -> bool:
     return is_unavailable(error) or isinstance(error.orig, forbidden)
 
 
+def in_a_line(error: DBAPIError) -> str:
+    """Return what the server said, and who may where it was a right that lacked."""
+    text = str(error.orig).splitlines()[0]
+    if isinstance(error.orig, errors.InsufficientPrivilege):
+        text += "; run it as the role that owns the tables (deploy/postgresql/roles.sql)"
+    return text
+
+
 def run_with_retries(connection: Connection, limits: Limits, run: Callable[[], None]) -> None:
     """Call `run` until it gets its locks; a failed revision is rolled back before the next try.
 

@@ -52,6 +52,8 @@ def in_one_line() -> Iterator[None]:
             text += " (DATABASE_STATEMENT_TIMEOUT)"
         elif isinstance(cause, errors.LockNotAvailable):
             text += " (DATABASE_LOCK_TIMEOUT); another transaction holds it: see pg_stat_activity"
+        elif "session is read-only" in text:  # libpq's words, of the last host that it asked
+            text += "; no host lets this role write: `push-tokens doctor` says more"
         raise click.ClickException(f"the database {what}: {text}") from None
 
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from app.version import VERSION
 
@@ -62,6 +63,15 @@ class LazyCommands(click.Group):
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, words) for name, (_, _, words) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands without importing them, to whoever presses the key."""
+        offered = [
+            CompletionItem(name, help=words)
+            for name, (_, _, words) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return offered + click.Command.shell_complete(self, ctx, incomplete)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line; one line and exit status 1 where its help cannot be written."""

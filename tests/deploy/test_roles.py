@@ -1,11 +1,15 @@
 """The roles of deploy/postgresql/roles.sql: who may do what."""
 
+import os
 import secrets
+import subprocess
+import sys
 
 import psycopg
 import pytest
 from psycopg import errors, sql
 
+from app.config import ROOT
 from app.models import db
 from tests.support.databases import migrate
 from tests.support.factories import uri
@@ -54,6 +58,26 @@ def test_the_app_has_just_the_rights_that_it_needs(as_role):
         "service_key_events": set(),
         "alembic_version": {"SELECT"},
     }
+
+
+def test_a_command_of_another_role_says_whose_it_is(roles, new_database):
+    def said(url: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", "app.cli.main", *arguments]
+        environ = {**os.environ, "DATABASE_URL": url}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Error: ")
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    with Roles.on(new_database()) as before:
+        assert "run it as the role that owns the tables" in said(before.url("app"), "migrate")
+    issue = ("service-keys", "issue", "sender", "--scope", "lookup")
+    assert "run it as the role that issues" in said(roles.url("app"), *issue)
+    assert "run it as the role that serves" in said(roles.url("issuer"), "show", "alice")
+    assert "no host lets this role write" in said(roles.url("report"), "show", "alice")
 
 
 def test_the_issuer_sees_no_registration_and_adds_to_the_history_only(as_role):

@@ -153,7 +153,7 @@ class GroupCommit:
                 return error
             if again and isinstance(error, errors.LockNotAvailable):
                 return await self._write_around_locks(writer, verb, members)
-            if len(members) == 1 and not isinstance(error, RETRYABLE):
+            if len(members) == 1 and not isinstance(error, (*RETRYABLE, errors.LockNotAvailable)):
                 members[0].tell(error)
                 return None
             for waiter in members:

@@ -300,6 +300,16 @@ class TestDeadlines:
             took = keeps(2, lambda: seconds(give_up))
             assert took > 0.29  # the loop's clock counts milliseconds
 
+    def test_one_that_meets_a_second_lock_waits_too(self, commit, gates, alice, monkeypatch):
+        """The first one is gone when it is looked for, and then there is another."""
+
+        async def nothing_is_held(asked):
+            return set()
+
+        monkeypatch.setattr(commit.commit._group_writer, "find_held", nothing_is_held)
+        gates.raises = [psycopg.errors.LockNotAvailable() for _ in range(2)]
+        assert commit.register(asked(alice, "t"))
+
     def test_who_waits_too_long_gives_up_and_harms_nobody(
         self, gates, alice, database, monkeypatch
     ):

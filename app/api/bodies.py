@@ -48,14 +48,18 @@ class OrjsonProvider(JSONProvider):
         )
 
 
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
 def _from_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         # The standard library also reads lone surrogates and huge numbers, so that the error
-        # names the field that has them instead of the first one.
+        # names the field that has them instead of the first one. NaN, which it reads, is no JSON.
         try:
-            return json.loads(body.decode())
+            return json.loads(body.decode(), parse_constant=_refuse)
         except (ValueError, RecursionError):
             return {}
 

@@ -127,6 +127,7 @@ class TestRegister:
             (b"[1]", "application/json"),
             (b'"text"', "application/json"),
             (b"null", "application/json"),
+            (b'{"type":"gcm","value":"v","appName":"a","id":NaN}', "application/json"),
             (b"\xff\xfe", "application/json"),
             (b"[" * 60000, "application/json"),
             (b"%ff=%ff&type=%ff", "application/x-www-form-urlencoded"),

@@ -1,19 +1,15 @@
 """`push-tokens backfill`: between the revision that adds a column and the one that demands it."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
 import psycopg
 import pytest
 from alembic.util import CommandError
 
 from app.registry import maintenance
-from tests.support.databases import migrate, opened, until_gone
-from tests.support.factories import uri
+from tests.support.databases import migrate
 from tests.support.filled import fill
+from tests.support.killing import killed_halfway
 
 ROWS = 3000
 # What was before, the revision that adds the column, and what is in it once it is filled.
@@ -83,39 +79,26 @@ def test_fills_what_is_not_filled_and_nothing_else(expanded, run, column):
 
 
 def test_killed_in_the_middle_and_run_again(expanded, run, column):
-    fill_more = "INSERT INTO user_sessions (token_hash, user_id) VALUES ('x', 'x')"
-    with psycopg.connect(expanded, autocommit=True) as connection:
-        connection.execute(fill_more)
-        connection.execute("ALTER TABLE push_tokens DISABLE TRIGGER USER")
-        names = "id, app_name, token, type, user_id, session_hash"
-        connection.execute(
-            f"INSERT INTO push_tokens ({names}{', environment' * (column == 'environment')})"
-            f" SELECT 'x' || n, 'app', 'x' || n, 'gcm', 'x', 'x'"
-            f" {', NULL' * (column == 'environment')} FROM generate_series(1, 30000) n"
-        )
-        connection.execute("ALTER TABLE push_tokens ENABLE TRIGGER USER")
-    total = count(expanded, f"{column} IS NULL")
-    none_yet = (
-        f"SELECT 1 FROM push_tokens HAVING count(*) FILTER (WHERE {column} IS NULL) = {total}"
-    )
-    command = [sys.executable, "-m", "flask", "push-tokens", "backfill"]
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "DATABASE_URL": uri(expanded, application_name="killed")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    def fill_more() -> None:
         with psycopg.connect(expanded, autocommit=True) as connection:
-            while connection.execute(none_yet).fetchone() and process.poll() is None:
-                time.sleep(0.01)
-        process.kill()
-        process.wait()
-    with opened(expanded) as database:
-        until_gone(database, "killed")
-    remaining = count(expanded, f"{column} IS NULL")
-    assert 0 < remaining < total
+            connection.execute("DELETE FROM push_tokens WHERE user_id = 'x'")
+            connection.execute(
+                "INSERT INTO user_sessions (token_hash, user_id) VALUES ('x', 'x')"
+                " ON CONFLICT DO NOTHING"
+            )
+            connection.execute("ALTER TABLE push_tokens DISABLE TRIGGER USER")
+            names = "id, app_name, token, type, user_id, session_hash"
+            connection.execute(
+                f"INSERT INTO push_tokens ({names}{', environment' * (column == 'environment')})"
+                f" SELECT 'x' || n, 'app', 'x' || n, 'gcm', 'x', 'x'"
+                f" {', NULL' * (column == 'environment')} FROM generate_series(1, 30000) n"
+            )
+            connection.execute("ALTER TABLE push_tokens ENABLE TRIGGER USER")
+
+    unfilled = f"{column} IS NULL"
+    remaining = killed_halfway(expanded, fill_more, f"push_tokens WHERE {unfilled}", "backfill")
     assert run() == remaining
-    assert count(expanded, f"{column} IS NULL") == 0
+    assert count(expanded, unfilled) == 0
 
 
 def test_the_next_revision_refuses_until_it_is_done(expanded, run, column):

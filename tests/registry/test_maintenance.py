@@ -1,13 +1,9 @@
 """`push-tokens purge`: what nobody renews leaves, and only that."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,10 +11,8 @@ from sqlalchemy import event
 
 from app.config import Settings
 from app.registry import maintenance
-from tests.support.databases import until_gone
-from tests.support.factories import body, uri
-
-BIN = Path(sys.executable).parent
+from tests.support.factories import body
+from tests.support.killing import killed_halfway
 
 
 @pytest.fixture
@@ -151,26 +145,12 @@ def test_registrations_meanwhile_never_fail(run, register, app, alice, database)
 
 
 def test_killed_in_the_middle_and_run_again(run, database, database_url, alice):
-    command = [f"{BIN}/flask", "push-tokens", "purge", "--unseen-days", "270"]
-    remaining = 0
-    for _ in range(5):  # on a busy machine it may be through before it is seen to have begun
-        if remaining:
-            break
-        fill(database, 50_000, alice)
-        with subprocess.Popen(
-            command,
-            env={**os.environ, "DATABASE_URL": uri(database_url, application_name="killed")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process:
-            remaining = 50_000
-            while remaining == 50_000 and process.poll() is None:
-                time.sleep(0.01)
-                remaining = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
-            process.kill()
-        until_gone(database, "killed")
-        remaining = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
-    assert 0 < remaining < 50_000
+    remaining = killed_halfway(
+        database_url,
+        lambda: fill(database, 50_000, alice),
+        "push_tokens",
+        *("purge", "--unseen-days", "270"),
+    )
     assert remaining % maintenance.SLICE == 0  # what was begun is undone
     assert run()["unseen"] == remaining
     assert left(database) == []

@@ -1,18 +1,21 @@
 """Registrations, removals and logouts in any order, against rules 3 and 8 in plain Python."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import permutations
 
+from flask import Flask
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
 
 from app.identifiers import ID_LENGTH
+from app.models import UserSession, db
+from app.registry import push_tokens, sessions
 from app.registry.registration import Registration, first_round
 from tests.support.registering import connect, run, run_all
-from tests.support.shapes import is_spread
 
 SESSIONS = {
     hashlib.sha256(name.encode()).digest(): name[0] for name in ("a1", "a2", "b1", "b2", "c1")
@@ -139,12 +142,11 @@ class Model:
         fields = (type_, asked.environment, asked.user_id, asked.token_hash)
         self.rows.append(Row(asked.app_name, token, *fields, name, born))
 
-    def end(self, session: bytes) -> None:
-        self.sessions.pop(session, None)
-        self.rows = [row for row in self.rows if row.session != session]
-
-    def remove(self, user_id: str, token: str) -> None:
-        self.rows = [r for r in self.rows if (r.user_id, r.token) != (user_id, token)]
+    def remove(self, gone: list[Row]) -> None:
+        """Remove rows; the VoIP one of a device goes with its APNs one."""
+        devices = [(r.user_id, r.app_name, r.device_id) for r in gone if r.type == "apn"]
+        calls = [self.of_device(*device, is_voip=True) for device in devices]
+        self.rows = [row for row in self.rows if not any(row is one for one in (*gone, *calls))]
 
     def stored(self) -> set[tuple[object, ...]]:
         """Return the rows, without what a fresh name is."""
@@ -170,6 +172,7 @@ class Machine(RuleBasedStateMachine):
     """Does to the database what it does to the model."""
 
     url = ""
+    app: Flask
 
     @initialize()
     def begin(self) -> None:
@@ -196,19 +199,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(list(SESSIONS)))
     def log_out(self, session: bytes) -> None:
-        self.model.end(session)
-        self.connection.execute("DELETE FROM user_sessions WHERE token_hash = %s", [session])
-        if is_spread():  # there is no foreign key that would do it
-            self.connection.execute("DELETE FROM push_tokens WHERE session_hash = %s", [session])
+        self.model.sessions.pop(session, None)
+        self.model.remove([row for row in self.model.rows if row.session == session])
+        self.commit(lambda: sessions.end(UserSession.token_hash == session))
         self.check()
 
     @rule(user_id=st.sampled_from("abc"), token=st.sampled_from((*VALUES, *VOIP_VALUES)))
     def remove(self, user_id: str, token: str) -> None:
-        self.model.remove(user_id, token)
-        self.connection.execute(
-            "DELETE FROM push_tokens WHERE user_id = %s AND token = %s", [user_id, token]
-        )
+        mine = (user_id, token)
+        self.model.remove([row for row in self.model.rows if (row.user_id, row.token) == mine])
+        self.commit(lambda: push_tokens.remove(user_id, token))
         self.check()
+
+    def commit(self, verb: Callable[[], object]) -> None:
+        with self.app.app_context():
+            verb()
+            db.session.commit()
 
     @rule(asked=asking())
     def register(self, asked: Registration) -> None:
@@ -290,8 +296,8 @@ class Machine(RuleBasedStateMachine):
         return rows
 
 
-def test_any_sequence_leaves_what_the_rules_say(migrated, database):
-    Machine.url = migrated[0]
+def test_any_sequence_leaves_what_the_rules_say(migrated, app):
+    Machine.url, Machine.app = migrated[0], app
     run_state_machine_as_test(
         Machine,
         settings=settings(

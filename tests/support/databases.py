@@ -13,7 +13,6 @@ from psycopg.rows import dict_row
 from app import services
 from app.config import ROOT
 from tests.support.factories import Database
-from tests.support.patience import wait_until
 
 
 def migrate(url: str, verb: str, *arguments: str) -> None:
@@ -28,16 +27,6 @@ def opened(url: str) -> Iterator[Database]:
     """Connect to a database until the end of the `with`."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
         yield Database(connection)
-
-
-def until_gone(database: Database, name: str) -> None:
-    """Wait until the server has ended what an application of this name began.
-
-    The statement of a process that was killed goes on, and its commit may come after the kill.
-    """
-    left = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-    left += " AND application_name = %s"
-    wait_until(lambda: not database.rows(left, name))
 
 
 def close(app: Flask) -> None:

@@ -10,8 +10,6 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +17,9 @@ from app.config import Settings
 from app.database.connections import connector
 from app.transfer import push_token_import
 from app.transfer.mongoexport import Entry
-from tests.support.databases import until_gone
 from tests.support.exports import DATES, LATER, MOMENT, auth_hash, ndjson, row
-from tests.support.factories import APNS_TOKEN, body, uri, without_ids
-
-BIN = Path(sys.executable).parent
-
+from tests.support.factories import APNS_TOKEN, body, without_ids
+from tests.support.killing import killed_halfway
 
 ERAS = {
     "A": lambda date: row("t1", createdAt=date, updatedAt=date),
@@ -427,7 +422,13 @@ def test_registrations_meanwhile_never_fail_and_never_lose(
 def test_an_interrupted_import_says_what_it_has_done(database_url, database):
     # What ignores the signal, like a shell's background jobs, would have its children do so, too.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = start_import(database_url, Path("-"), stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", "push-tokens", "import", "-"],
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     signal.signal(signal.SIGINT, before)
     with process:
         # More than is read at a time.
@@ -445,35 +446,19 @@ def test_an_interrupted_import_says_what_it_has_done(database_url, database):
     assert "Traceback" not in said
 
 
-def start_import(url: str, path: Path, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [f"{BIN}/flask", "push-tokens", "import", str(path)],
-        env={**os.environ, "DATABASE_URL": url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
-
-
 def test_killed_in_the_middle_and_run_again_gives_the_same_table(
     run, database, database_url, tmp_path
 ):
     data = ndjson(*(row(f"t{n}") for n in range(30_000)))
     path = tmp_path / "big.json"
     path.write_bytes(data)
-    for _ in range(5):  # on a busy machine it may be through before it is seen to have begun
-        database.forget_everyone()
-        with start_import(uri(database_url, application_name="killed"), path) as process:
-            while not database.rows("SELECT 1 FROM push_tokens LIMIT 1"):
-                if process.poll() is not None:
-                    break
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-        until_gone(database, "killed")
-        stored = database.rows("SELECT count(*) AS n FROM push_tokens")[0]["n"]
-        if stored < 30_000:
-            break
-    assert 0 < stored < 30_000
+    stored = killed_halfway(
+        database_url,
+        database.forget_everyone,
+        "push_tokens",
+        *("import", str(path)),
+        end=30_000,
+    )
     summary, _, _ = run(data)
     assert summary["inserted"] == 30_000 - stored
     killed = database.push_tokens()

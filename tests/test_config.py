@@ -113,7 +113,7 @@ def test_every_entry_says_it_in_one_line(command, variable, value, monkeypatch):
         capture_output=True,
         check=False,
         text=True,
-        timeout=90,
+        timeout=300,
     )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if '"level":"INFO"' not in line]

@@ -70,9 +70,9 @@ def readyz() -> ResponseReturnValue:
 
 def _revision() -> tuple[str | None, bool]:
     """Return the database's revision, and whether it takes writes."""
-    is_read_only = func.current_setting("transaction_read_only")
+    is_read_only = func.current_setting("transaction_read_only").label("is_read_only")
     row = db.session.execute(select(ALEMBIC_VERSION.c.version_num, is_read_only)).first()
-    return (row[0], row[1] == "off") if row else (None, True)
+    return (row.version_num, row.is_read_only == "off") if row else (None, True)
 
 
 @bp.get("/metrics")

@@ -93,7 +93,7 @@ def _revision(connection: Connection, settings: Settings) -> Finding:
         if _one(connection, "SELECT current_schema()")[0] is None:
             return Finding("revision", "wrong", "the role may not look into the schema", ROLES)
         row = None
-    found = row[0] if row else None
+    (found,) = row or (None,)
     if found == head:
         return Finding("revision", "right", f"the database is at the code's revision, {head}")
     says = f"the database is at revision {found}, the code at {head}"

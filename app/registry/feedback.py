@@ -140,7 +140,7 @@ def _settle(read: Sequence[_Verdict | str], concerning: Sequence[_Verdict]) -> l
         if verdict.is_dead and type_ in verdict.types:
             key = (*verdict.value, type_)
             dead[key] = max(verdict.moment, dead.get(key, verdict.moment))
-    removed = {key[:2]: dead[key] for key in _remove(dead)}
+    removed = {(app, token): dead[app, token, type_] for app, token, type_ in _remove(dead)}
 
     def judged(verdict: _Verdict | str) -> Judged:
         if isinstance(verdict, str):

@@ -53,7 +53,7 @@ def page(after: bytes, before: datetime) -> tuple[list[Found], bytes | None]:
     ordered = select(*columns).where(UserSession.token_hash > after)
     rows = db.session.execute(ordered.order_by(UserSession.token_hash).limit(PAGE)).all()
     found = [Found(token_hash, user_id) for token_hash, user_id, is_theirs in rows if is_theirs]
-    return found, rows[-1][0] if len(rows) == PAGE else None
+    return found, rows[-1].token_hash if len(rows) == PAGE else None
 
 
 def end(token_hashes: Sequence[bytes], before: datetime) -> tuple[int, int]:

@@ -146,7 +146,7 @@ class SpreadMerge:
         written = self._write(has_calls=has_calls and not self._ends_at)
         ((old,),) = self._execute(sql.COUNT_OLD)
         if held:
-            moved = [*_columns([row[:3] for row in held], 3), placeholders]
+            moved = [*_columns(held, 3), placeholders]
             number = self._execute(MOVE_HELD, moved).rowcount
             written, old = written + number, old + number
         return written, old, misfits
@@ -190,7 +190,7 @@ class SpreadMerge:
     def _bring_more(self, query: str, asked: Sequence[Any]) -> None:
         copied = {one for (one,) in self._execute(COPIED)}
         rows = self._execute(query, asked).fetchall()
-        self._copy("near", [row for row in rows if row[0] not in copied])
+        self._copy("near", [(id_, *rest) for id_, *rest in rows if id_ not in copied])
 
     def _copy(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._connection.cursor().copy(COPY[table]) as copy:
@@ -200,10 +200,10 @@ class SpreadMerge:
     def _held(self) -> tuple[list[Sequence[Any]], list[bytes]]:
         """Find the table's rows that hang on another session without sign-in, and these."""
         found = self._execute(HELD).fetchall()
-        hashes = {"hashes": list({row[3] for row in found})}
+        hashes = {"hashes": list({former for *_, former in found})}
         placeholders = [one for (one,) in self._execute(sql.FIND_PLACEHOLDERS, hashes)]
         wanted = set(placeholders)
-        return [row for row in found if row[3] in wanted], placeholders
+        return [moved for *moved, former in found if former in wanted], placeholders
 
 
 def _beside(statement: str) -> str:

@@ -15,6 +15,7 @@ def test_the_service_does_what_the_document_says(live, client, migrated, issue, 
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), f"--url={live.url}"]
     flags = ["--checks=all", "--phases=examples,coverage,fuzzing,stateful", "--mode=all"]
     bounds = ["--max-examples=20", "--seed=1", "--no-color", "--continue-on-failure"]
+    bounds += ["--request-timeout=60"]  # the machine may stand still
     key = issue("lookup", "feedback", "sessions")["Authorization"]
     done = subprocess.run(
         [*command, *flags, *bounds],

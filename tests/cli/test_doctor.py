@@ -62,7 +62,7 @@ def doctor_process(url, **environ):
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=300,
     )
     return read(done.stdout + done.stderr, done.returncode)
 

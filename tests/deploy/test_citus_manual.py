@@ -66,7 +66,7 @@ def test_every_command_runs_in_the_manuals_order(environ):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         assert not re.search(r"^(wrong|warning) +tables", done.stdout, re.M), done.stdout

@@ -72,7 +72,7 @@ def test_pasted_examples_print_what_stands_below_them(text, at_least, live, migr
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     *outputs, rest = done.stdout.split("---\n")

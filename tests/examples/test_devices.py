@@ -40,7 +40,7 @@ def run(program: list[str], url: str, caller: Caller, *arguments: str) -> object
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, ""), (done.stdout, done.stderr)
     return json.loads(done.stdout)

@@ -85,7 +85,7 @@ def report(fake: Fake, live, issue, tmp_path):
             runner = [part("node"), "--require", str(tmp_path / "to_the_fake.cjs")]
         command = [*runner, str(LIBRARIES / program), "chat.example", *push_tokens]
         done = subprocess.run(
-            command, env=environ, capture_output=True, text=True, timeout=120, check=False
+            command, env=environ, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

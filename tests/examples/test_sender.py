@@ -43,7 +43,7 @@ def sender(tmp_path, fake, live, issue):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == status, done.stderr
         return json.loads(done.stdout) if status == 0 else done.stderr

@@ -94,7 +94,10 @@ def _claim(asked: Iterable[tuple[int, tuple[str, ...]]]) -> Part:
     """
     places, names = zip(*((place, "\n".join(key)) for place, key in asked), strict=True)
     rows = yield sql.CLAIM, {"names": array(names)}
-    return {places[number - 1] for number, is_ours, _ in rows if not is_ours}, rows[0][-1]
+    numbers, are_ours, (now, *_) = zip(*rows, strict=True)
+    return {
+        places[n - 1] for n, is_ours in zip(numbers, are_ours, strict=True) if not is_ours
+    }, now
 
 
 def _signed_in(

@@ -51,14 +51,19 @@ def sweep(*, dry_run: bool) -> Iterator[Swept]:
         yield Swept(len(complete), len(orphans), len(doubles))
         if is_last:
             return
-        after = tuple_(*DEVICE) > tuple_(*complete[-1][: len(DEVICE)])
+        after = tuple_(*DEVICE) > tuple_(*_device(complete[-1]))
         rows = list(db.session.execute(page.where(after)))
 
 
 def _complete(rows: list[Row[Any]]) -> list[Row[Any]]:
     """Return the rows without the last device, of which there may be more; unless it is all."""
-    last = rows[-1][: len(DEVICE)]
-    return [row for row in rows if row[: len(DEVICE)] != last] or rows
+    last = _device(rows[-1])
+    return [row for row in rows if _device(row) != last] or rows
+
+
+def _device(row: Row[Any]) -> tuple[str, str, str]:
+    """Return the device that a row is of."""
+    return row.user_id, row.app_name, row.device_id
 
 
 def _orphans(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
@@ -73,7 +78,7 @@ def _doubles(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
     """Return all rows but the latest of each device; calls have a registration of their own."""
 
     def device(row: Row[Any]) -> tuple[Any, ...]:
-        return (*row[: len(DEVICE)], row.type == VOIP)
+        return (*_device(row), row.type == VOIP)
 
     found: list[Row[Any]] = []
     for _, same in groupby(sorted(rows, key=device), key=device):

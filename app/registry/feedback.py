@@ -16,6 +16,11 @@ from app.limits import APN, GCM, VOIP, normalize_apns_token
 from app.models import PushToken, db
 from app.registry import verdicts, ways
 
+
+def _letters(code: str) -> str:
+    return code.replace("_", "").lower()
+
+
 # provider, status, error or reason (None: any), what the sender must vouch for (None: nothing)
 REMOVES = (
     # "UNREGISTERED: App instance was unregistered from FCM" (FCM, ErrorCode)
@@ -37,6 +42,16 @@ REMOVES = (
 STATUSES = {code: status for _, status, code, _ in REMOVES if code} | dict.fromkeys(
     ("Unregistered", "ExpiredToken"), 410
 )
+# How the providers write a code that libraries write in their own language's way, such as
+# `Unregistered` (.NET) for FCM's and `bad_device_token` (Elixir) for APNs'.
+SPELLED = {
+    (provider, _letters(code)): code
+    for provider, codes in (
+        ("fcm", ("UNREGISTERED", "INVALID_ARGUMENT", "SENDER_ID_MISMATCH")),
+        ("apns", ("Unregistered", "ExpiredToken", "BadDeviceToken")),
+    )
+    for code in codes
+}
 VOUCHED = {
     "payload_valid": "payloadValid",
     "credentials_valid": "credentialsValid",
@@ -84,6 +99,7 @@ def judge(fields: Mapping[str, Any]) -> tuple[bool, str]:
     body = verdicts.body_of(fields.get("response"))
     said = (body, fields.get("error"), fields.get("reason"))  # the provider's own words first
     code = next(filter(None, map(verdicts.code_of, said)), None)
+    code = SPELLED.get((provider, _letters(code or "")), code)
     status = fields.get("status", STATUSES.get(code or ""))
     if not status and (code is None or "status" in fields):
         return False, "no answer"
@@ -104,7 +120,9 @@ def _read(fields: Mapping[str, Any]) -> _Verdict:
     token = fields["value"] if provider == "fcm" else normalize_apns_token(fields["value"])
     said_at = None
     if provider == "apns":
-        said_at = fields.get("timestamp") or verdicts.moment_in(fields.get("response"))
+        said = map(fields.get, ("response", "error", "reason"))
+        moments = (fields.get("timestamp"), *map(verdicts.moment_in, said))
+        said_at = next(filter(None, moments), None)
     moment = said_at or verdicts.cut(fields["sent_at"])
     dated_by = "timestamp" if said_at else "sentAt"
     return _Verdict((fields["app_name"], token), types, *judge(fields), moment, dated_by)

@@ -5,6 +5,7 @@ of their own, APNs' JSON. Each function returns None where there is nothing to r
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,14 +15,19 @@ FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 # The codes of firebase-admin for Node, which come instead of FCM's own.
 ADMIN_CODES = {
     "messaging/registration-token-not-registered": "UNREGISTERED",
+    "messaging/installation-id-not-registered": "UNREGISTERED",  # from 14 on, of an installation
     "messaging/invalid-argument": "INVALID_ARGUMENT",
     "messaging/invalid-registration-token": "INVALID_ARGUMENT",
     "messaging/mismatched-credential": "SENDER_ID_MISMATCH",
 }
 # An answer inside an answer: what firebase-admin for Node got (`httpResponse` with `data`) or
-# says (`errorInfo`), and the one field of FCM's body.
-WRAPPERS = ("httpResponse", "data", "error", "errorInfo")
+# says (`errorInfo`), what Node's libraries for APNs and Google's got (`response`), and the one
+# field of FCM's body.
+WRAPPERS = ("httpResponse", "response", "data", "error", "errorInfo")
 DEPTH = 4  # of wrappers
+# Characters of an answer that is text: a longer one is none of a provider's, and parsing what a
+# request's body hides in a string would stop the worker for a second.
+MAX_TEXT = 16_384
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 # An earlier moment is none: seconds instead of milliseconds, or 0.
@@ -54,9 +60,9 @@ def cut(moment: datetime) -> datetime:
 
 def code_of(said: Any) -> str | None:
     """Return FCM's error code, or APNs' reason, of a text or an object."""
-    if isinstance(said, str):
+    if isinstance(said, str) and not said.startswith("{"):
         return ADMIN_CODES.get(said, said) or None
-    for answer in _unwrapped(said):
+    for answer in _unwrapped(body_of(said)):
         if code := _code_in(answer):
             return code
     return None
@@ -66,19 +72,21 @@ def body_of(response: Any) -> Any:
     """Return a provider's body as an object: it may still be JSON text, or a proxy's page."""
     if not isinstance(response, str):
         return response
+    if len(response) > MAX_TEXT:
+        return None
     try:
         return orjson.loads(response)
     except orjson.JSONDecodeError:
         return None
 
 
-def moment_in(response: Any) -> datetime | None:
-    """Return the `timestamp` in APNs' body."""
-    body = body_of(response)
-    try:
-        return as_moment(body.get("timestamp")) if isinstance(body, Mapping) else None
-    except ValueError:
-        return None
+def moment_in(said: Any) -> datetime | None:
+    """Return the `timestamp` of APNs' body, wherever it is in what a library has."""
+    for answer in _unwrapped(body_of(said)):
+        with suppress(ValueError):
+            if moment := as_moment(answer.get("timestamp")):
+                return moment
+    return None
 
 
 def _unwrapped(said: Any) -> list[Mapping[str, Any]]:

@@ -1,9 +1,11 @@
 """What libraries make of a provider's answer: what is read in it, and what it does."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.registry import verdicts
 from app.registry.verdicts import FCM_ERROR, code_of
 from tests.support.factories import APNS_TOKEN, FCM_TOKEN, iso
 
@@ -20,6 +22,7 @@ def error_object(status: str = "NOT_FOUND", code: str = "UNREGISTERED", number: 
 
 
 UNREGISTERED, BARE = error_object(), error_object(code="")
+GONE = {"reason": "Unregistered", "timestamp": 1764000000000}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +43,18 @@ UNREGISTERED, BARE = error_object(), error_object(code="")
             "UNREGISTERED",
         ),
         ({"code": NODE, "httpResponse": {"status": 404, "data": "<html>"}}, "UNREGISTERED"),
+        ("messaging/installation-id-not-registered", "UNREGISTERED"),
         ("messaging/mismatched-credential", "SENDER_ID_MISMATCH"),
         ("messaging/invalid-argument", "INVALID_ARGUMENT"),
         ({"reason": "BadDeviceToken"}, "BadDeviceToken"),
+        ('{"reason":"BadDeviceToken"}', "BadDeviceToken"),
+        # An element of `failed` of node-apn, an error of apns2, and one of googleapis, all of Node
+        ({"device": "x", "status": 410, "response": GONE}, "Unregistered"),
+        (
+            {"statusCode": 410, "notification": {"deviceToken": "x"}, "response": GONE},
+            "Unregistered",
+        ),
+        ({"code": "404", "response": {"data": {"error": UNREGISTERED}}}, "UNREGISTERED"),
         ({}, None),
         ({"details": "x", "status": 5, "code": ["x"]}, None),
         ({"error": {"error": {"error": {"error": {"error": UNREGISTERED}}}}}, None),
@@ -50,6 +62,14 @@ UNREGISTERED, BARE = error_object(), error_object(code="")
 )
 def test_the_code_is_found_in_what_libraries_give(said, code):
     assert code_of(said) == code
+
+
+def test_no_text_is_parsed_that_is_longer_than_an_answer(monkeypatch):
+    parsed: list[str] = []
+    monkeypatch.setattr(verdicts.orjson, "loads", parsed.append)
+    text = '{"reason":"Unregistered","more":"' + "x" * verdicts.MAX_TEXT + '"}'
+    assert verdicts.body_of(text) is code_of(text) is verdicts.moment_in(text) is None
+    assert parsed == []
 
 
 def verdict(**fields: object) -> dict[str, object]:
@@ -94,6 +114,15 @@ def apns(**fields: object) -> dict[str, object]:
         (apns(response='{"reason":"BadDeviceToken"}', environmentRight=True), True),
         (apns(response='{"reason":"BadDeviceToken"}'), False),
         (apns(error={"jse_shortmsg": "apn write failed"}), False),
+        # Codes as other languages write them.
+        (verdict(error="Unregistered"), True),
+        (verdict(error="invalid_argument"), False),
+        (verdict(error="SenderIdMismatch", credentialsValid=True), True),
+        (verdict(error="NotFound"), False),
+        (apns(reason="unregistered"), True),
+        (apns(reason="bad_device_token"), False),
+        (apns(reason="bad_device_token", environmentRight=True), True),
+        (apns(reason="device_token_not_for_topic", environmentRight=True), False),
     ],
 )
 def test_what_it_does(call, register, alice, said, removed):
@@ -120,7 +149,11 @@ def test_apns_own_moment_decides_in_each_form(call, register, alice, database, f
     register(alice, type="apn", value=APNS_TOKEN)
     renewed = database.push_tokens()[0]["updated_at"]
     before, after = form(renewed - timedelta(seconds=1)), form(renewed + timedelta(seconds=1))
-    for said in ({"timestamp": before}, {"response": {"timestamp": before}}):
+    body = {"reason": "Unregistered", "timestamp": before}
+    wrapped = {"device": APNS_TOKEN, "status": 410, "response": body}
+    kinds = ("response", "error", "reason")
+    places = [{name: said} for name in kinds for said in (body, json.dumps(body), wrapped)]
+    for said in ({"timestamp": before}, *places):
         results = [apns(status=410, **said)]
         assert call(FEEDBACK, {"results": results}).json["kept"] == 1
     results = [apns(status=410, timestamp=after, sentAt=iso(renewed - timedelta(days=1)))]

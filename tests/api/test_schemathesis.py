@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from app.config import ROOT
 from app.docs.calls import CALLS
 
 
+@pytest.mark.slow
 def test_the_service_does_what_the_document_says(live, client, migrated, issue, tmp_path):
     # From a file: it does not call the address that it has the document from.
     document = tmp_path / "document.json"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.identifiers import fresh_id, hash_secret, parse_hash
+from app.identifiers import fresh_id, fresh_name, hash_secret, parse_hash
 from app.limits import (
     APN,
     ENVIRONMENTS,
@@ -102,7 +102,7 @@ def read(document: dict[str, Any], *, for_a_time: bool = False) -> ImportRow:
     has_id = document.get("_id") is not None
     return ImportRow(
         id=fresh_id(),
-        device_id=_text(document, "_id", MAX_DEVICE_ID) if has_id else fresh_id(),
+        device_id=_text(document, "_id", MAX_DEVICE_ID) if has_id else fresh_name(),
         app_name=_text(document, "appName", MAX_APP_NAME),
         token=token,
         type=kind,

@@ -33,7 +33,7 @@ class TestRegister:
         assert answer.text == (
             f'{{"result":{{"token":{{"gcm":"{FCM_TOKEN}"}},"appName":"chat.example",'
             f'"userId":"alice","enabled":true,"createdAt":"{moment}","updatedAt":"{moment}",'
-            f'"_id":"{row["id"]}"}},"success":true}}'
+            f'"_id":"{row["device_id"]}"}},"success":true}}'
         )
 
     def test_stores_who_and_under_which_session(self, client, alice, database):

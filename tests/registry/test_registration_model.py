@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
 
-from app.identifiers import ID_LENGTH
+from app.identifiers import NAME_LENGTH
 from app.models import UserSession, db
 from app.registry import push_tokens, sessions
 from app.registry.registration import Registration, first_round
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         for row in self.model.rows:
             there = found[row.app_name, row.token]
             assert self.identity.setdefault(row.born, self.kept(there)) == self.kept(there)
-            assert row.device_id is not None or len(there["device_id"]) == ID_LENGTH
+            assert row.device_id is not None or len(there["device_id"]) == NAME_LENGTH
         return rows
 
 

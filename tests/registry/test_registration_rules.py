@@ -1,9 +1,11 @@
 """The rules of registration, one after the other."""
 
+import time
+
 import pytest
 
 from app.database.connections import connector
-from app.identifiers import ID_ALPHABET, ID_LENGTH
+from app.identifiers import ID_ALPHABET, NAME_LENGTH
 from tests.support.factories import APNS_TOKEN
 
 
@@ -137,7 +139,15 @@ class TestWithoutAnId:
     def test_a_new_row_has_a_fresh_name(self, register, alice, database):
         names = {register(alice, value=value)["_id"] for value in ("T1", "T2")}
         assert len(names) == 2
-        assert all(len(name) == ID_LENGTH and set(name) <= set(ID_ALPHABET) for name in names)
+        assert all(len(name) == NAME_LENGTH and set(name) <= set(ID_ALPHABET) for name in names)
+
+    def test_a_later_row_comes_after_it_in_the_index_of_ids(self, register, alice, database):
+        for second, value in enumerate(("T1", "T2", "T3")):
+            if second:
+                time.sleep(1.01)
+            register(alice, value=value, **({"id": "X"} if second == 1 else {}))
+        rows = sorted(database.push_tokens(), key=lambda row: row["id"].encode())
+        assert [row["token"] for row in rows] == ["T1", "T2", "T3"]
 
     def test_a_name_that_was_answered_names_the_same_device(self, register, alice, database):
         first = register(alice, value="T1")
@@ -154,7 +164,7 @@ class TestWithoutAnId:
         register(bob, id="X", value="T2")
         (former, _) = age(database)
         name = register(bob, value="T1")["_id"]
-        assert (name != "X", len(name)) == (True, ID_LENGTH)
+        assert (name != "X", len(name)) == (True, NAME_LENGTH)
         rows = {row["token"]: row for row in database.push_tokens()}
         assert {row["user_id"] for row in rows.values()} == {"bob"}
         assert (rows["T1"]["device_id"], rows["T2"]["device_id"]) == (name, "X")

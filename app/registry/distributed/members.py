@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.identifiers import fresh_id
+from app.identifiers import fresh_id, fresh_name
 from app.limits import VOIP
 from app.registry.distributed import statements as sql
 from app.registry.registration import Registered, Registration
@@ -133,12 +133,11 @@ def row_of(member: Member, taken: set[tuple[Device, bool]]) -> Mapping[str, Any]
     """Return the row of a member, and note what becomes of it and the name that it takes."""
     asked, valued, former = member.asked, member.valued, member.former
     kept = former or valued
-    fresh = fresh_id()
     name = asked.device_id
     if name is None:
         coming = member.coming
         is_free = coming is None or (coming, member.is_voip) not in taken
-        name = valued.device_id if valued and is_free else fresh
+        name = valued.device_id if valued and is_free else fresh_name()
         taken.add(((asked.user_id, asked.app_name, name), member.is_voip))
     member.outcome = "refreshed"
     if valued and valued.user_id != asked.user_id:
@@ -148,7 +147,7 @@ def row_of(member: Member, taken: set[tuple[Device, bool]]) -> Mapping[str, Any]
     elif not valued:
         member.outcome = "created"
     return {
-        "id": kept.id if kept else fresh,
+        "id": kept.id if kept else fresh_id(),
         "app_name": asked.app_name,
         "token": asked.token,
         "type": asked.type,

@@ -1,9 +1,9 @@
 """The statements that register push tokens, a lone one or a hundred (see ../registration.py).
 
 Each takes one parameter, the registrations as JSON: reading it costs PostgreSQL less than arrays.
-`fresh_id` is a name for what is new, and by it a member is known in what comes back: (fresh_id,
-outcome, device_id, enabled, created_at, updated_at), the last four null for who is signed in; the
-rows of what was written come before these.
+`fresh_id` is the id of a row that is new, its end the name of a device that is, and by it a member
+is known in what comes back: (fresh_id, outcome, device_id, enabled, created_at, updated_at), the
+last four null for who is signed in; the rows of what was written come before these.
 
 All writers lock in one order: sessions by token_hash, then registrations by (app_name, token); who
 inserts a row holds all other locks by then, and inserts in that order. But devices have another
@@ -23,8 +23,11 @@ registration, and whatever takes an APNs registration from a device takes its Vo
 
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
+from app.identifiers import NAME_LENGTH
 from app.models import is_live
 from app.registry.one_node import ONE_NODE
+
+FRESH_NAME = f"right(fresh_id, {NAME_LENGTH})"
 
 
 def _claim(*names: str) -> str:
@@ -130,7 +133,7 @@ found AS MATERIALIZED (
 added AS (
     {ADD}
     SELECT fresh_id, app_name, token, type, user_id, session_hash, now(), now(), environment,
-        fresh_id
+        {FRESH_NAME}
     FROM found f
     WHERE stored IS NULL AND {_claim("app_name", "token")}
     ORDER BY app_name, token
@@ -195,7 +198,7 @@ gone AS (
 added AS (
     {ADD}
     SELECT coalesce(g.id, fresh_id), app_name, token, type, user_id, session_hash, now(),
-        coalesce(g.created_at, now()), environment, coalesce(device_id, fresh_id)
+        coalesce(g.created_at, now()), environment, coalesce(device_id, {FRESH_NAME})
     FROM claimed c
     LEFT JOIN gone g USING (fresh_id)
     WHERE c.former IS NULL OR g.id IS NOT NULL
@@ -214,7 +217,7 @@ UNION ALL
 """  # noqa: S608
 
 # Which device a row will be of: the one that the app names, or that the row is of now.
-NAME = f"coalesce(a.device_id, {_of_value('device_id', 'a')}, a.fresh_id)"
+NAME = f"coalesce(a.device_id, {_of_value('device_id', 'a')}, {FRESH_NAME})"
 
 # The VoIP row of the device that has the value now, and may lose it.
 OF_FORMER_DEVICE = f"""
@@ -311,14 +314,14 @@ replacing AS MATERIALIZED (
     SELECT a.*, coalesce(f.id, v.id, a.fresh_id) AS id, coalesce(v.enabled, true) AS enabled,
         coalesce(f.created_at, v.created_at, now()) AS created_at,
         CASE
-            WHEN v.id IS NULL THEN a.fresh_id
+            WHEN v.id IS NULL THEN {FRESH_NAME}
             WHEN v.user_id = a.user_id AND v.is_voip = (a.type = 'voip') THEN v.device_id
             WHEN (
                 SELECT true
                 FROM push_tokens p
                 WHERE {is_of_device("a", "v.device_id")} AND {is_of_kind("a")}
                 LIMIT 1
-            ) THEN a.fresh_id
+            ) THEN {FRESH_NAME}
             ELSE v.device_id
         END AS kept_id,
         CASE

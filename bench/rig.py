@@ -90,7 +90,8 @@ def _fill(connection: psycopg.Connection, rows: int, users: int) -> None:
             for number in range(rows):
                 kind, token = push_token(number)
                 user, name = number % users, device_id(number)
-                row = name, name, "chat.example", token, kind, f"user{user}", hashes[user]
+                id_ = f"{number:023}"  # the later, the higher
+                row = id_, name, "chat.example", token, kind, f"user{user}", hashes[user]
                 copy.write_row(row)
 
 

@@ -11,7 +11,12 @@ from app.api import request_log
 
 Headers = list[tuple[str, str]]
 
-REQUEST_HEADERS = "Content-Type, X-Auth-Token, X-Request-Id, X-User-Id"
+# Those that are read, and those more that Rocket.Chat lets pages send
+# (`apps/meteor/app/api/server/middlewares/cors.ts` at 1f20f2e).
+REQUEST_HEADERS = (
+    "Content-Type, X-Auth-Token, X-Request-Id, X-User-Id, "
+    "Accept, Authorization, Origin, X-Requested-With, X-Visitor-Token"
+)
 RESPONSE_HEADERS = "Retry-After, X-Request-Id"
 MAX_AGE = "7200"  # seconds that a browser keeps a preflight's answer; Chromium keeps none longer
 BLUEPRINT = "client"  # the calls of the apps: a browser has no service key

@@ -52,7 +52,10 @@ def test_a_preflight_of_a_named_origin_is_answered(client_of, path):
         "Vary": "Origin",
         "Access-Control-Allow-Origin": MINE,
         "Access-Control-Allow-Methods": APPS[path],
-        "Access-Control-Allow-Headers": "Content-Type, X-Auth-Token, X-Request-Id, X-User-Id",
+        "Access-Control-Allow-Headers": (
+            "Content-Type, X-Auth-Token, X-Request-Id, X-User-Id, "
+            "Accept, Authorization, Origin, X-Requested-With, X-Visitor-Token"
+        ),
         "Access-Control-Expose-Headers": "Retry-After, X-Request-Id",
         "Access-Control-Max-Age": "7200",
     }

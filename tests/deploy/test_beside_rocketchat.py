@@ -17,6 +17,7 @@ from tests.support.rocketchat import RocketChat, rocketchat
 
 PATH = "/api/v1/push.token"
 LOGOUT, OTHERS = "/api/v1/logout", "/api/v1/users.removeOtherTokens"
+OTHERS_OF_PAGES = "/api/v1/users.logoutOtherClients"
 # Tried with the routers themselves: Hono 4.13 (Rocket.Chat 7.7 and later) serves the first three,
 # connect-route 0.1.5 (before) also what follows.
 FORMS = ("{}", "{}?a=b", "{}%6F", "{}/", "{}//", "/{}", "//{}/", "{}%20")
@@ -103,13 +104,14 @@ def test_a_logout_ends_the_session_here_too(site, chat, database, method):
         assert database.rows("SELECT 1 FROM user_sessions") == []
 
 
-def test_a_logout_elsewhere_ends_the_others_here_too(site, chat, database):
+@pytest.mark.parametrize("path", [OTHERS, OTHERS_OF_PAGES])
+def test_a_logout_elsewhere_ends_the_others_here_too(site, chat, database, path):
     for how in FORMS:
         caller, other = database.sign_in("alice"), database.sign_in("alice")
         assert ask(site, "POST", PATH, body(value="here"), caller)[0] == 200
         assert ask(site, "POST", PATH, body(value="there"), other)[0] == 200
-        ask(site, "POST", form(how, OTHERS), None, caller)
-        assert chat.asked_for[-1] == ("POST", form(how, OTHERS))
+        ask(site, "POST", form(how, path), None, caller)
+        assert chat.asked_for[-1] == ("POST", form(how, path))
         wait_for(lambda: len(database.push_tokens()) == 1)
         assert database.push_tokens()[0]["token"] == "here"
         assert len(database.rows("SELECT 1 FROM user_sessions")) == 1

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from tests.support.chat import ERAS, Handler, Server, honest
 from tests.support.threaded import running
 
+OTHERS = ("api/v1/users.removeOtherTokens", "api/v1/users.logoutOtherClients")
 LOGGED_OUT = {"status": "success", "data": {"message": "You've been logged out!"}}
 
 
@@ -61,7 +62,7 @@ def played(handler: Handler) -> None:
     elif path == "api/v1/logout" and handler.command in ("GET", "POST"):
         server.sign_out(handler.secret)
         handler.say(200, LOGGED_OUT)
-    elif path == "api/v1/users.removeOtherTokens" and handler.command == "POST":
+    elif path in OTHERS and handler.command == "POST":
         server.sign_out_others(handler.secret)
         handler.say(200, {"success": True})
     elif path == "api/v1/push.token" and handler.command == "POST":

@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,6 +94,8 @@ class LazyCommands(click.Group):
         from app.cli.commands import in_one_line  # noqa: PLC0415 (see above)
 
         ctx.obj = ScriptInfo(create_app=_load)
+        if isinstance(sys.stdout, TextIOWrapper):  # a terminal that is not UTF-8 shows ? for it
+            sys.stdout.reconfigure(errors="replace")
         with in_one_line():
             return super().invoke(ctx)
 

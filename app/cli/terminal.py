@@ -18,8 +18,8 @@ SMOOTH = 0.1  # seconds between two looks of the bar
 
 
 def print_json(**result: object) -> None:
-    """Print a command's result: one JSON line on stdout."""
-    click.echo(escape_invisible(orjson.dumps(result).decode()))
+    """Print a command's result: one JSON line on stdout, in UTF-8 whatever the terminal has."""
+    click.echo(escape_invisible(orjson.dumps(result).decode()).encode())
 
 
 def warn(text: str) -> None:

@@ -1,5 +1,6 @@
 """`push-tokens`: the product's command as a whole."""
 
+import json
 import os
 import resource
 import subprocess
@@ -113,6 +114,16 @@ def test_without_tables_a_command_says_how_they_are_made(new_database):
     done = run("stats", DATABASE_URL=new_database())
     assert (done.returncode, done.stdout) == (1, "")
     assert "run `push-tokens migrate` as the role that owns the tables" in done.stderr
+
+
+def test_a_terminal_that_is_not_utf_8_gets_what_it_can_show(database_url):
+    settings = {"DATABASE_URL": database_url, "PYTHONIOENCODING": "latin-1"}
+    issued = run("sessions", "issue", "zoλ", **settings)
+    assert (issued.returncode, json.loads(issued.stdout)["userId"]) == (0, "zoλ")
+    assert run("show", "zoλ", **settings).stdout.startswith("User zo?\n0 registrations\n")
+    stats = run("stats", **settings)
+    assert (stats.returncode, stats.stderr) == (0, "")
+    assert json.loads(run("erase", "zoλ", **settings).stdout)["sessions"] == 1
 
 
 def test_a_stdin_that_is_closed_is_one_line(monkeypatch):

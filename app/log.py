@@ -105,8 +105,8 @@ class Sink:
         if self._send is None:
             self._keep(line)
             return False
-        whole = b"\n" + line if self._is_cut else line
         try:
+            whole = b"\n" + line if self._is_cut or self._may_follow_a_cut_line() else line
             written = self._send(whole)
         except BlockingIOError:
             self._keep(line)
@@ -120,6 +120,10 @@ class Sink:
             self._keep(whole[written:])
             return False
         return True
+
+    def _may_follow_a_cut_line(self) -> bool:
+        """Tell whether a file's last line may be half of another process's: the disk was full."""
+        return self._fails and stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def _keep(self, line: bytes) -> None:
         if self._size + len(line) > MAX_WAITING:

@@ -5,6 +5,7 @@ configuration makes), and the worker that answers adds them up. No label holds a
 user, no push token, and a route's pattern instead of a path.
 """
 
+import os
 import sys
 from collections import Counter as Count
 from collections.abc import Iterable, Iterator
@@ -123,7 +124,8 @@ log.stderr.on_loss = LOG_LINES_LOST.inc
 def problems() -> Iterator[tuple[str, str]]:
     """Yield each sink that does not take what this process writes (log, metrics), and why."""
     if why := log.stderr.problem():
-        yield "log", f"lines are lost: {why}"
+        what = "lines wait, or are lost" if why == log.STOPPED else "lines are lost"
+        yield "log", f"{what}: {why}"
     if why := shared_counts.problem():
         yield "metrics", f"this worker counts by itself: {why}"
     elif IS_WORKER and not values.ValueClass._multiprocess:
@@ -163,7 +165,7 @@ def count_database_error(error: BaseException) -> None:
 def render(folder: str | None) -> bytes:
     """Return all metrics as text: of the processes that share the folder, else of this one."""
     registry = REGISTRY
-    if folder:
+    if folder and os.path.isdir(folder):  # nobody removed it
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)
         for collector in (SINKS, PROCESSES):

@@ -2,7 +2,8 @@
 
 prometheus_client maps sparse files: a write to a page for which the disk has no block ends the
 process with SIGBUS. Here a file has all its blocks before it is mapped. Where there are none, the
-counts stay in memory, and go into the file once it has room.
+counts stay in memory, and go into the file once it has room. A file that somebody removed is made
+again with what it had.
 """
 
 import mmap
@@ -13,11 +14,11 @@ from typing import Any
 
 from prometheus_client import mmap_dict, values
 
-RETRY = 1.0  # seconds between two attempts to get room
+LOOK = 1.0  # seconds between two looks at whether the files are there, or can be now
 
 _files: "dict[str, RoomyDict]" = {}  # that are open, by name
 _problems: dict[str, str] = {}  # of those without room
-_retry_at = 0.0
+_next_look = 0.0
 
 
 def problem() -> str | None:
@@ -57,14 +58,16 @@ class RoomyDict(mmap_dict.MmapedDict):
                 self.share()
         else:
             super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]  # theirs has no types
-        if _problems and time.monotonic() >= _retry_at:
+        if time.monotonic() >= _next_look:
             for file in _files.values():
                 file.share()
 
     def share(self) -> None:
         """Move what has no place in the file there, or note why that cannot be."""
-        global _retry_at  # noqa: PLW0603 (one for all files)
+        global _next_look  # noqa: PLW0603 (one for all files)
+        _next_look = time.monotonic() + LOOK
         try:
+            self._leave_if_removed()
             if self._f is None:
                 self._open()
             for key, (value, timestamp) in [*self._alone.items()]:
@@ -73,9 +76,19 @@ class RoomyDict(mmap_dict.MmapedDict):
                 del self._alone[key]
         except OSError as error:
             _problems[self._name] = error.strerror or type(error).__name__
-            _retry_at = time.monotonic() + RETRY
         else:
             _problems.pop(self._name, None)
+
+    def _leave_if_removed(self) -> None:
+        """Keep all values in memory where the file lost its name: something tidied up there."""
+        with suppress(FileNotFoundError):
+            if self._f is None or os.path.samestat(
+                os.stat(self._name), os.fstat(self._f.fileno())
+            ):
+                return
+        kept = {key: self.read_value(key) for key in self._positions}
+        super().close()  # type: ignore[no-untyped-call]  # theirs has no types
+        self._positions, self._alone = {}, kept | self._alone
 
     def close(self) -> None:
         """Close the file."""
@@ -85,6 +98,8 @@ class RoomyDict(mmap_dict.MmapedDict):
 
     def _open(self) -> None:
         """Make the file with its blocks, under another name until it has them. Raises OSError."""
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(self._name), 0o700)
         new = f"{self._name}.new"
         with suppress(FileNotFoundError):  # of an earlier process of this number
             os.rename(self._name, new)

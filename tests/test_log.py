@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -114,6 +115,26 @@ def test_a_full_disk_loses_lines_and_says_so_once_it_is_over():
     assert "process lost: 3; the reason: No space left on device" in json.loads(note)["message"]
     assert line == b"y"
     for descriptor in (full, there, here):
+        os.close(descriptor)
+
+
+def test_no_line_is_glued_to_half_a_line_of_another_process(tmp_path):
+    path = tmp_path / "log"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    descriptors = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for _ in range(2)]
+    one, other = map(Sink, descriptors)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))  # a full disk
+    try:
+        one.write(b"the first\n")
+        one.flush(10)
+        other.write(b"lost\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert other.problem() is None
+    other.write(b"more\n")
+    half, note, line = path.read_bytes().splitlines()
+    assert (half, json.loads(note)["level"], line) == (b"the firs", "WARNING", b"more")
+    for descriptor in descriptors:
         os.close(descriptor)
 
 

@@ -1,6 +1,6 @@
 """Calls for operators, load balancers and Prometheus."""
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
 from psycopg.errors import UndefinedTable
 from sqlalchemy import column, func, select, table
@@ -8,8 +8,8 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import metrics, services
-from app.api.errors import RETRY_AFTER
-from app.database.failures import original
+from app.api.errors import RETRY_AFTER, ApiError
+from app.database.failures import describe, original
 from app.database.revision import code_revision
 from app.database.session_settings import ReadOnlyServerError, WrongEncodingError
 from app.models import db
@@ -45,7 +45,7 @@ def readyz() -> ResponseReturnValue:
     what is wrong. A log or metrics that are not kept stop nothing: they are `warnings`.
     """
     if services.current().is_draining():
-        return _not_ready("this instance is about to end")
+        raise _not_ready("this instance is about to end")
     try:
         found, takes_writes = services.current().retrying(_revision)
         if not takes_writes:  # the pool replaces its connection now: another host may take writes
@@ -53,14 +53,16 @@ def readyz() -> ResponseReturnValue:
             found, takes_writes = services.current().retrying(_revision)
     except ProgrammingError as error:
         if not isinstance(error.orig, UndefinedTable):
-            return _not_ready("the database does not let us read alembic_version")
+            raise _not_ready("the database does not let us read alembic_version") from error
         found, takes_writes = None, True
     except (DBAPIError, PoolTimeout) as error:
-        return _not_ready(UNREADY.get(type(original(error)), "the database does not answer"))
+        cause = original(error)
+        says = UNREADY.get(type(cause), "the database does not answer")
+        raise _not_ready(says, describe(cause)) from error
     if not takes_writes:
-        return _not_ready(READ_ONLY)
+        raise _not_ready(READ_ONLY)
     if found != code_revision():
-        return _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
+        raise _not_ready(f"the database is at revision {found}, the code at {code_revision()}")
     warnings = [f"{sink}: {problem}" for sink, problem in metrics.problems()]
     replica = services.current().replica
     if replica and replica.problem:
@@ -86,6 +88,7 @@ def show_metrics() -> ResponseReturnValue:
     return Response(metrics.render(folder), content_type=metrics.CONTENT_TYPE)
 
 
-def _not_ready(reason: str) -> ResponseReturnValue:
-    says = {"success": False, "error": reason, "version": VERSION}
-    return jsonify(says), 503, {"Retry-After": str(RETRY_AFTER)}
+def _not_ready(says: str, reason: str | None = None) -> ApiError:
+    """Make the 503; the log has its reason too, which may name hosts and roles."""
+    body = {"success": False, "error": says, "version": VERSION}
+    return ApiError(503, body, reason, **{"Retry-After": str(RETRY_AFTER)})

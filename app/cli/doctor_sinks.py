@@ -20,6 +20,10 @@ ROOM = 256 * 1024  # bytes of a worker's counts: three files, one of which may g
 UNIT = "/run/push-token-registry/gunicorn.sock"  # of deploy/systemd
 SECONDS = 3.0
 MAX_ANSWER = 65536  # bytes
+NOT_READY = (
+    "mend what is wrong above, the service notices by itself; if nothing is, it was started with"
+    " other settings: restart it"
+)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -63,13 +67,19 @@ def _service(settings: Settings) -> Finding:
                 return Finding("service", "warning", says, do)
             except OSError:
                 continue
-        if answer is None:
-            return Finding("service", "right", f"not asked: another program listens at {place}")
-        if problems := [*answer.get("warnings", ()), *answer.get("error", "").splitlines()]:
-            do = "for a log or metrics make room, or see who reads the log; no restart is needed"
-            return Finding("service", "warning", f"{place} says: {'; '.join(problems)}", do)
-        return Finding("service", "right", f"ready at {place}, its log and metrics are kept")
+        return _judge(place, answer)
     return Finding("service", "right", f"not asked: none runs at {port} (PORT) or {UNIT}")
+
+
+def _judge(place: str, answer: dict[str, Any] | None) -> Finding:
+    if answer is None:
+        return Finding("service", "right", f"not asked: another program listens at {place}")
+    if error := answer.get("error"):
+        return Finding("service", "wrong", f"{place} is not ready: {error}", NOT_READY)
+    if problems := answer.get("warnings"):
+        do = "for a log or metrics make room, or see who reads the log; no restart is needed"
+        return Finding("service", "warning", f"{place} says: {'; '.join(problems)}", do)
+    return Finding("service", "right", f"ready at {place}, its log and metrics are kept")
 
 
 def _ask(connection: socket.socket) -> dict[str, Any] | None:

@@ -21,6 +21,8 @@ _RELIED_ON_BY_ALL = {
     "bytea_output": "hex",
     "standard_conforming_strings": "on",  # off: `\x…` in a quoted hash means something else
     "array_nulls": "on",  # off: a null in an array is the text NULL
+    "quote_all_identifiers": "off",  # on: a type's name is no longer what SQLAlchemy expects
+    "exit_on_error": "off",  # on: a lost race ends the connection
     # After a wait for a lock a statement sees what others have committed meanwhile.
     "default_transaction_isolation": "read committed",
     "idle_session_timeout": "0",  # connections of a pool rest

@@ -128,6 +128,16 @@ def test_a_503_has_its_reason_in_its_own_line(line, alice, database):
     assert (found["error_type"], found["reason"]) == ("unavailable", "DiskFull 53100")
 
 
+def test_readyz_says_in_its_line_what_is_wrong(line, database):
+    database.execute("ALTER TABLE alembic_version RENAME TO away")
+    try:
+        status, found = line("/readyz", None, "GET")
+    finally:
+        database.execute("ALTER TABLE away RENAME TO alembic_version")
+    assert (status, found["error_type"]) == (503, "unavailable")
+    assert found["reason"].startswith("the database is at revision None")
+
+
 def test_a_request_that_went_well_leaves_nothing_at_warning(warned, log, alice):
     begin = log.stat().st_size
     assert ask(warned, URL, body(), **alice.headers)[0] == 200

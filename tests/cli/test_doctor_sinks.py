@@ -56,6 +56,16 @@ def test_a_running_service_is_asked_what_it_cannot_write(database_url, doctor):
     )
 
 
+def test_a_service_that_is_not_ready_is_wrong_with_advice_of_its_own(
+    database_url, new_database, doctor
+):
+    with serve(new_database(), probe="/healthz") as live:
+        found = doctor(database_url=database_url, port=live.port)["service"]
+    assert found["state"] == "wrong"
+    assert "is not ready: the database is at revision None" in found["says"]
+    assert "other settings" in found["do"]
+
+
 def test_nothing_is_wrong_where_no_service_or_another_one_runs(database_url, doctor):
     port = free_port()
     found = doctor(database_url=database_url, port=port)

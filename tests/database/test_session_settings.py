@@ -23,6 +23,8 @@ ODD = {
     "bytea_output": "escape",
     "standard_conforming_strings": "off",
     "array_nulls": "off",
+    "quote_all_identifiers": "on",
+    "exit_on_error": "on",
     "default_transaction_isolation": "serializable",
     "statement_timeout": "300ms",
     "lock_timeout": "300ms",

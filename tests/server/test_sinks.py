@@ -157,6 +157,28 @@ def test_a_metrics_folder_without_room_stops_no_request(database_url, alice, lim
             assert file.stat().st_blocks * 512 >= file.stat().st_size, "a hole is a SIGBUS"
 
 
+def test_a_metrics_folder_that_is_removed_comes_back_with_all_counts(
+    database_url, alice, tmp_path
+):
+    """What tidies up /tmp knows nothing of a service that runs for months."""
+    folder, created = tmp_path / "metrics", 'registrations_total{outcome="created"}'
+    folder.mkdir()
+    with serve(database_url, PROMETHEUS_MULTIPROC_DIR=str(folder)) as live:
+        register(live, alice, 10)
+        folder.rename(tmp_path / "away")
+        folder.touch()  # nothing can be made there
+        assert metric(live, created) == 10
+        until(lambda: "metrics: this worker counts by itself: Not a directory" in warnings(live))
+        folder.unlink()
+        until(lambda: not warnings(live) and folder.is_dir())
+        (tmp_path / "other").mkdir()
+        for file in folder.iterdir():
+            file.rename(tmp_path / "other" / file.name)
+        register(live, alice, 3)
+        until(lambda: metric(live, created) == 10)
+        assert metric(live, 'registrations_total{outcome="refreshed"}') == 3
+
+
 def test_counts_need_no_folder_at_all(database_url, alice, tmp_path):
     """Neither TMPDIR nor the memory can take one; a reload tries again."""
     config = tmp_path / "config.py"

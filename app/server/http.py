@@ -57,10 +57,15 @@ class Lingering:
     """A transport that is closed by the protocol, when the answer has arrived."""
 
     def __init__(self, transport: asyncio.Transport, protocol: "LimitedProtocol"):
-        self.write = transport.write
+        self._write = transport.write
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.close = protocol.finish
+
+    def write(self, data: bytes) -> None:
+        """Send, unless the client has just left: uvloop takes that for a mistake of ours."""
+        if not self.is_closing():
+            self._write(data)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -364,7 +369,7 @@ class LimitedProtocol(HttpToolsProtocol):
         error = errors.refused(status, TEXTS.get(status))
         error.reason = REASONS.get(status)
         answer = refusal(error, record or RequestRecord(UNKNOWN))
-        self._raw.write(self._serialized(answer, keep_alive=False))
+        self.transport.write(self._serialized(answer, keep_alive=False))
         self.finish()
 
 

@@ -114,7 +114,7 @@ class Protocol(LimitedProtocol):
     def _write(self, fast: FastCycle, answer: Answer) -> None:
         answer.headers.extend(self._front.cors_headers(fast_path.PATH, fast.head.fields))
         if not fast.disconnected:
-            self._raw.write(self._serialized(answer, fast.keep_alive))
+            self.transport.write(self._serialized(answer, fast.keep_alive))
         fast.response_complete = True
         if not fast.keep_alive:
             self.finish()

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 from contextlib import ExitStack, closing
 
@@ -66,6 +67,21 @@ def connect(live):
     """A function that connects to the service."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(closing(Connection(live)))
+
+
+def test_who_leaves_before_the_answers_is_no_mistake_of_ours(database_url, alice, tmp_path):
+    """Of requests that come at once, too: uvicorn tells only the last of them that he has left."""
+    log = tmp_path / "log"
+    own = f"GET {URL} HTTP/1.1\r\nHost: x\r\n"
+    own += "".join(f"{name}: {value}\r\n" for name, value in alice.headers.items())
+    with serve(database_url, log=log, LOG_LEVEL="info") as live:
+        for sent in (f"{own}\r\n".encode(), request(alice)):
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", live.port)) as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.sendall(sent * 5)
+        assert live.says_yes("/readyz")
+    assert '"level":"ERROR"' not in log.read_text()
 
 
 class TestLimits:

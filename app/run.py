@@ -9,7 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import IO
@@ -17,7 +16,8 @@ from typing import IO
 from app.config import ROOT, ConfigError, Settings
 from app.database import connections, embedded
 
-BIN = Path(sys.executable).parent
+# Whatever proxy the shell names: it is this machine that is asked.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 CURL = """
 The registry listens on {url}. Register a push token:
@@ -39,7 +39,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 (http, ours)
+        with DIRECT.open(f"{url}/readyz", timeout=5):
             return True
     except (urllib.error.URLError, OSError):
         return False
@@ -113,7 +113,9 @@ def _serve(url: str) -> int:
     _tell("Migrating the database")
     _command("migrate", "--backfill")
     demo = json.loads(_command("sessions", "issue", "demo"))
-    command = [f"{BIN}/gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app"]
+    # As a module: the script in .venv/bin has the path of a checkout that may have been moved.
+    serve = ("-m", "gunicorn", "-c", "python:app.gunicorn_conf", "wsgi:app")
+    command = [sys.executable, *serve]
     # In its own process group: Ctrl-C goes to this process, which stops gunicorn gracefully.
     log = _open_log()
     to = subprocess.PIPE if log else None

@@ -81,6 +81,15 @@ def test_a_half_made_environment_is_replaced(checkout):
     assert (checkout / ".venv" / "kept").exists()
 
 
+def test_settings_of_pip_for_the_user_do_not_count(checkout):
+    """`user = true`, which pip refuses within a virtual environment."""
+    bin_ = checkout / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    fake_python(bin_, '[ "$3" != install ] || [ "$PIP_USER" = 0 ]')
+    done = make(checkout)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("said", "line"),
     [

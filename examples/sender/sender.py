@@ -46,9 +46,18 @@ class Registry:
         return tokens
 
     async def report(self, verdicts: list[dict[str, Any]]) -> Counter[str]:
-        """Report up to 1,000 verdicts; returns how many were removed, kept, unknown."""
+        """Report up to 1,000 verdicts; returns how many were removed, kept, unknown.
+
+        Those that the registry could not read are counted as invalid, and said on stderr: reported
+        again they would be no better.
+        """
         answer = await self._ask("push.tokens.feedback", results=verdicts)
-        return Counter({name: answer[name] for name in ("removed", "kept", "unknown")})
+        for one in answer.get("errors", ()):
+            verdict = verdicts[one["index"]]
+            known = {name: verdict[name] for name in verdict if name != "value"}  # not for a log
+            print(f"invalid: {one['error']} {json.dumps(known)}", file=sys.stderr)
+        names = ("removed", "kept", "unknown", "invalid")
+        return Counter({name: answer[name] for name in names if name in answer})
 
     async def _ask(self, call: str, **fields: object) -> dict[str, Any]:
         for tries_left in reversed(range(TRIES)):

@@ -36,7 +36,7 @@ def sender(tmp_path, fake, live, issue):
         "APNS_TOPICS": '{"chat.example": "com.example.chat"}',
     }
 
-    def run(*arguments: str, status: int = 0, **changes: str) -> Any:
+    def run(*arguments: str, status: int = 0, with_stderr: bool = False, **changes: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-W", "error", str(SENDER / "sender.py"), str(outbox), *arguments],
             env={**environ, **changes},
@@ -46,7 +46,8 @@ def sender(tmp_path, fake, live, issue):
             timeout=300,
         )
         assert done.returncode == status, done.stderr
-        return json.loads(done.stdout) if status == 0 else done.stderr
+        answer = json.loads(done.stdout) if status == 0 else done.stderr
+        return (answer, done.stderr) if with_stderr else answer
 
     outbox = tmp_path / "outbox"
     return run
@@ -180,6 +181,20 @@ def test_a_verdict_waits_until_the_registry_is_back(sender, fake, register, alic
     assert said.startswith("push.tokens.feedback: ConnectError")
     assert sender("report") == {"removed": 1, "kept": 0, "unknown": 0}
     assert database.push_tokens() == []
+
+
+def test_what_the_registry_cannot_read_is_said_and_not_kept(sender, tmp_path):
+    assert sender("send")["refused"] == 0  # makes the outbox
+    given = {"appName": "chat.example", "value": "secret", "provider": "apns", "status": 410}
+    with sqlite3.connect(tmp_path / "outbox") as outbox:
+        ahead = json.dumps(given | {"sentAt": "2999-01-01T00:00:00Z"})
+        outbox.execute("INSERT INTO verdicts (verdict) VALUES (?)", (ahead,))
+    outbox.close()
+    answer, said = sender("report", with_stderr=True)
+    assert answer == {"removed": 0, "kept": 0, "unknown": 0, "invalid": 1}
+    assert said.startswith("invalid: sentAt: Is more than 5 minutes in the future. {")
+    assert "secret" not in said
+    assert sender("report") == {"removed": 0, "kept": 0, "unknown": 0}
 
 
 def test_more_than_a_batch_of_users_and_of_verdicts(sender, fake, alice, database, tmp_path):

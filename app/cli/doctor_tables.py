@@ -10,6 +10,8 @@ from app.database.connections import Connection
 
 README = "deploy/citus/README.md"
 SPREAD, PLACED = "h", "n"  # how Citus holds a table: by a column's hash, or whole on one node
+# A transaction locks every partition and its indexes: 229 locks of 16, for each who writes.
+LOCKS = 16  # of max_locks_per_transaction, for each partition
 PART = 10_000  # registrations that are looked at where there are too many for all
 
 KEYS = """
@@ -17,7 +19,9 @@ SELECT to_regclass('push_tokens') IS NOT NULL, to_regclass('pg_dist_partition') 
     EXISTS (
         SELECT 1 FROM pg_constraint
         WHERE conrelid = to_regclass('push_tokens') AND contype = 'f'
-    )
+    ),
+    (SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('push_tokens')),
+    current_setting('max_locks_per_transaction')::integer
 """
 CITUS = """
 SELECT
@@ -40,6 +44,8 @@ class Tables(NamedTuple):
     exist: bool
     is_citus: bool
     has_foreign_key: bool  # where there is none, nothing holds a device to one registration
+    partitions: int  # of push_tokens; 0: it is one table
+    locks: int  # max_locks_per_transaction
     tokens: str | None = None  # how Citus holds push_tokens, and user_sessions; None: not
     sessions: str | None = None
     group: int | None = None  # the node that we are connected to; 0 is the coordinator
@@ -53,7 +59,10 @@ class Tables(NamedTuple):
             return "the tables are in a schema that Citus places on a node"
         if not self.has_foreign_key:
             return "the tables have the keys of spread ones"
-        return "the tables are on one PostgreSQL" + (", the coordinator of Citus" * self.is_citus)
+        name = "the tables are on one PostgreSQL"
+        if self.partitions:
+            name += f", push_tokens in {self.partitions} partitions"
+        return name + (", the coordinator of Citus" * self.is_citus)
 
 
 def check_tables(connection: Connection, settings: Settings) -> Finding:
@@ -61,7 +70,7 @@ def check_tables(connection: Connection, settings: Settings) -> Finding:
     tables = _look(connection)
     if not tables.exist:
         return Finding("tables", "skipped", "there are no tables yet")
-    return _misfit(tables, settings) or _doubles(connection, tables)
+    return _misfit(tables, settings) or _few_locks(tables) or _doubles(connection, tables)
 
 
 def _look(connection: Connection) -> Tables:
@@ -90,6 +99,16 @@ def _misfit(tables: Tables, settings: Settings) -> Finding | None:
         do = "name the coordinator in DATABASE_URL: through several nodes devices are held twice"
         return Finding("tables", "wrong", f"{tables.name}, and this one is a worker", do)
     return None
+
+
+def _few_locks(tables: Tables) -> Finding | None:
+    """Return that partitions want more locks than the server has room for, if so."""
+    wanted = tables.partitions * LOCKS
+    if tables.locks >= wanted:
+        return None
+    says = f"{tables.name}, and max_locks_per_transaction is {tables.locks}"
+    do = f"set it to {wanted} and restart the server: who writes beside many others may get 503"
+    return Finding("tables", "warning", says, do)
 
 
 def _doubles(connection: Connection, tables: Tables) -> Finding:

@@ -108,6 +108,7 @@ CROSS JOIN LATERAL (
         SELECT *
         FROM push_tokens
         WHERE app_name = s.app_name AND token BETWEEN s.token AND s.token
+            AND token = ANY (ARRAY[s.token])
         ORDER BY token
         LIMIT 1
     ) p

@@ -10,6 +10,7 @@ from psycopg import errors, sql
 from app.cli import doctor_tables
 from tests.support import citus
 from tests.support.databases import migrate
+from tests.support.roles import partition
 
 SESSION = "INSERT INTO user_sessions (token_hash, user_id) VALUES (sha256('s'), 'alice')"
 DEVICE = """
@@ -69,6 +70,22 @@ def test_one_postgresql_needs_no_setting(tables):
     state, says = tables("citus")
     assert state == "warning"
     assert "unset DATABASE_DISTRIBUTED" in says
+
+
+def test_partitions_want_room_for_their_locks(tables, url):
+    with psycopg.connect(url) as connection:
+        (room,) = connection.execute("SHOW max_locks_per_transaction").fetchone()
+    few = int(room) // 16
+    try:
+        partition(url, few)
+        name = f"the tables are on one PostgreSQL, push_tokens in {few} partitions"
+        assert tables(None) == ("right", name)
+        partition(url, few + 1)
+        state, says = tables(None)
+        assert state == "warning"
+        assert f"max_locks_per_transaction is {room} → set it to {(few + 1) * 16}" in says
+    finally:
+        partition(url, 0)
 
 
 def test_the_keys_of_spread_tables_need_the_setting(tables, spread_keys):

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from app.registry.registration import Registered, Registration
+from app.transfer import import_sql
 from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.registering import connect, run, run_all
@@ -43,6 +44,17 @@ SELECT sum(idx_scan) FROM pg_stat_xact_user_tables WHERE relname LIKE 'push_toke
 """
 
 
+# How many rows it has read there.
+READ = """
+SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables
+WHERE relname LIKE 'push_tokens_p%'
+"""
+SIGNED_IN = """
+INSERT INTO user_sessions (token_hash, user_id)
+SELECT sha256(convert_to(name, 'UTF8')), left(name, 5) FROM unnest(%s::text[]) AS name
+"""
+
+
 @pytest.fixture(scope="module")
 def roles(new_database):
     """A database with rows, and roles that use it."""
@@ -55,11 +67,7 @@ def roles(new_database):
 def partitioned(roles):
     """A connection to it, partitioned, that registers as the role that serves."""
     with psycopg.connect(roles.database, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO user_sessions (token_hash, user_id)"
-            " SELECT sha256(convert_to(name, 'UTF8')), left(name, 5)"
-            " FROM unnest(ARRAY['alice', 'alice 2', 'bobby']) AS name"
-        )
+        connection.execute(SIGNED_IN, [["alice", "alice 2", "bobby"]])
         partition(roles.database)
     with connect(roles.url("app")) as connection:
         yield connection
@@ -115,6 +123,33 @@ def test_a_push_token_is_looked_up_in_its_own_partition_only(partitioned):
         before = partitioned.execute(SEARCHED).fetchone()[0]
         assert outcomes(partitioned, wants("known")) == ["refreshed"]
         assert partitioned.execute(SEARCHED).fetchone()[0] - before == 1
+
+
+def test_partitions_that_were_empty_when_planned_are_not_read_whole(new_database):
+    url = new_database()
+    migrate(url, "upgrade", "head")
+    partition(url)
+    users = [f"user{name}" for name in "abcdefghijklmnopqrst"]
+    with psycopg.connect(url) as connection:
+        connection.execute(SIGNED_IN, [users])
+    with connect(url) as connection, connection.transaction():
+        for group in range(10):
+            asked = [wants(f"{group}{name}", f"{group}", session=name) for name in users]
+            assert outcomes(connection, *asked) == ["created"] * 20
+        assert connection.execute(READ).fetchone()[0] < 200
+
+
+def test_an_import_looks_up_a_push_token_in_its_own_partition_only(roles, partitioned):
+    """A device is looked up in all of them: the index of each holds its name."""
+    with psycopg.connect(roles.url("app")) as connection:
+        connection.execute(import_sql.PREPARE)
+        connection.execute(
+            "INSERT INTO staged (line, app_name, token, type, user_id, device_id, updated_at)"
+            " VALUES (1, 'app', 'unknown', 'apn', 'alice', 'unknown', now())"
+        )
+        before = connection.execute(SEARCHED).fetchone()[0]
+        assert connection.execute(import_sql.PICK_WINNERS).rowcount == 1
+        assert connection.execute(SEARCHED).fetchone()[0] - before == 1 + 16
 
 
 def test_a_device_that_came_while_one_waited_is_held_once(roles, partitioned):

@@ -45,15 +45,19 @@ def run(runner):
     return run
 
 
+FILLED_AT_ONCE = 2500  # where there are partitions each row of a transaction takes a lock
+
+
 def fill(database, rows: int, caller) -> None:
     """Store registrations that nobody has renewed for long."""
-    database.execute(
-        "INSERT INTO push_tokens"
-        " (id, device_id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
-        " SELECT n::text, n::text, 'main', n::text, 'gcm', %s, %s, 'epoch', 'epoch'"
-        " FROM generate_series(1, %s) n",
-        *(caller.user_id, caller.token_hash, rows),
-    )
+    for start in range(1, rows + 1, FILLED_AT_ONCE):
+        database.execute(
+            "INSERT INTO push_tokens ("
+            "id, device_id, app_name, token, type, user_id, session_hash, created_at, updated_at)"
+            " SELECT n::text, n::text, 'main', n::text, 'gcm', %s, %s, 'epoch', 'epoch'"
+            " FROM generate_series(%s::integer, %s) n",
+            *(caller.user_id, caller.token_hash, start, min(rows, start + FILLED_AT_ONCE - 1)),
+        )
 
 
 def left(database) -> list[str]:
@@ -197,8 +201,9 @@ def test_locks_are_held_for_milliseconds(database, app, alice, lost):
             event.remove(engine, "commit", committed)
     assert left(database) == []
     assert len(held) == 20_000 / maintenance.SLICE
-    # Seconds; 0.009 where it was written. A stall, or a neighbour, spoils some; a defect, all.
-    assert statistics.quantiles(held)[0] < 0.05
+    # Seconds; 0.009 where it was written, 0.1 in partitions beside ten others, 5 by a bad plan. A
+    # stall, or a neighbour, spoils some; a defect, all.
+    assert statistics.quantiles(held)[0] < 0.5
     assert sorted(held)[-2] < Settings().database_lock_timeout
 
 

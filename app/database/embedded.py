@@ -84,6 +84,7 @@ class Server:
         """
         with self._mutex:
             if self._use is None:
+                _forget_other_servers()
                 try:
                     self._use, self._owner = self._join(), os.getpid()
                 except OSError as error:
@@ -231,6 +232,13 @@ class Server:
             if check and code and not (unless and unless in said):
                 raise EmbeddedError(self.folder, said)
         return code
+
+
+def _forget_other_servers() -> None:
+    """Forget libpq's defaults, such as PGSERVICE and PGOPTIONS: the shell has them for others."""
+    for name in list(os.environ):
+        if name.startswith("PG"):
+            del os.environ[name]
 
 
 class _FileLock:

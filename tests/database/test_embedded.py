@@ -32,10 +32,11 @@ def folder(tmp_path):
     embedded.Server(tmp_path / "postgresql").stop("immediate")
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", USE, str(folder)],
         cwd=ROOT,
+        env={**os.environ, **environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -60,7 +61,9 @@ def answers(url: str) -> bool:
 
 
 def test_several_start_it_at_once_and_the_last_one_stops_it(folder):
-    processes = [start(folder) for _ in range(4)]
+    """Whatever the shell has for other servers."""
+    others = {"PGSERVICE": "none", "PGOPTIONS": "-c none=1", "PGSSLMODE": "require"}
+    processes = [start(folder, **others) for _ in range(4)]
     urls = {url_of(process) for process in processes}
     (url,) = urls
     for process in processes[:-1]:

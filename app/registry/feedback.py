@@ -18,7 +18,7 @@ from app.registry import verdicts, ways
 
 
 def _letters(code: str) -> str:
-    return code.replace("_", "").lower()
+    return code.replace("_", "").lower().removesuffix("error")
 
 
 # provider, status, error or reason (None: any), what the sender must vouch for (None: nothing)
@@ -42,8 +42,9 @@ REMOVES = (
 STATUSES = {code: status for _, status, code, _ in REMOVES if code} | dict.fromkeys(
     ("Unregistered", "ExpiredToken"), 410
 )
-# How the providers write a code that libraries write in their own language's way, such as
-# `Unregistered` (.NET) for FCM's and `bad_device_token` (Elixir) for APNs'.
+# How the providers write a code that libraries write in their own language's way: FCM's as
+# `Unregistered` (.NET) and `UnregisteredError` (an exception of firebase-admin for Python), APNs'
+# as `bad_device_token` (Elixir).
 SPELLED = {
     (provider, _letters(code)): code
     for provider, codes in (
@@ -90,14 +91,12 @@ class _Verdict(NamedTuple):
     dated_by: str
 
 
-def judge(fields: Mapping[str, Any]) -> tuple[bool, str]:
-    """Tell whether a verdict means that the push token is dead, and why.
+def judge(fields: Mapping[str, Any], said: Iterable[Any]) -> tuple[bool, str]:
+    """Tell whether a verdict means that the push token is dead, and why; `said` has its code.
 
     A status of 0, or nothing at all, is what a sender has that got no answer.
     """
     provider, _ = PROVIDERS[fields["provider"]]
-    body = verdicts.body_of(fields.get("response"))
-    said = (body, fields.get("error"), fields.get("reason"))  # the provider's own words first
     code = next(filter(None, map(verdicts.code_of, said)), None)
     code = SPELLED.get((provider, _letters(code or "")), code)
     status = fields.get("status", STATUSES.get(code or ""))
@@ -118,14 +117,15 @@ def _read(fields: Mapping[str, Any]) -> _Verdict:
     """
     provider, types = PROVIDERS[fields["provider"]]
     token = fields["value"] if provider == "fcm" else normalize_apns_token(fields["value"])
+    body = verdicts.body_of(fields.get("response"))  # the provider's own words first
+    said = (body, *(verdicts.opened(fields.get(name)) for name in ("error", "reason")))
     said_at = None
     if provider == "apns":
-        said = map(fields.get, ("response", "error", "reason"))
         moments = (fields.get("timestamp"), *map(verdicts.moment_in, said))
         said_at = next(filter(None, moments), None)
     moment = said_at or verdicts.cut(fields["sent_at"])
     dated_by = "timestamp" if said_at else "sentAt"
-    return _Verdict((fields["app_name"], token), types, *judge(fields), moment, dated_by)
+    return _Verdict((fields["app_name"], token), types, *judge(fields, said), moment, dated_by)
 
 
 def apply(

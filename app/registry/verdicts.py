@@ -60,9 +60,9 @@ def cut(moment: datetime) -> datetime:
 
 def code_of(said: Any) -> str | None:
     """Return FCM's error code, or APNs' reason, of a text or an object."""
-    if isinstance(said, str) and not said.startswith("{"):
+    if isinstance(said, str):
         return ADMIN_CODES.get(said, said) or None
-    for answer in _unwrapped(body_of(said)):
+    for answer in _unwrapped(said):
         if code := _code_in(answer):
             return code
     return None
@@ -80,9 +80,14 @@ def body_of(response: Any) -> Any:
         return None
 
 
+def opened(said: Any) -> Any:
+    """Return an object that is given as its JSON text; anything else as it is."""
+    return body_of(said) or said if isinstance(said, str) and said.startswith("{") else said
+
+
 def moment_in(said: Any) -> datetime | None:
-    """Return the `timestamp` of APNs' body, wherever it is in what a library has."""
-    for answer in _unwrapped(body_of(said)):
+    """Return the `timestamp` of APNs' body, wherever it is in an object."""
+    for answer in _unwrapped(said):
         with suppress(ValueError):
             if moment := as_moment(answer.get("timestamp")):
                 return moment

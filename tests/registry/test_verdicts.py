@@ -47,7 +47,6 @@ GONE = {"reason": "Unregistered", "timestamp": 1764000000000}
         ("messaging/mismatched-credential", "SENDER_ID_MISMATCH"),
         ("messaging/invalid-argument", "INVALID_ARGUMENT"),
         ({"reason": "BadDeviceToken"}, "BadDeviceToken"),
-        ('{"reason":"BadDeviceToken"}', "BadDeviceToken"),
         # An element of `failed` of node-apn, an error of apns2, and one of googleapis, all of Node
         ({"device": "x", "status": 410, "response": GONE}, "Unregistered"),
         (
@@ -68,7 +67,8 @@ def test_no_text_is_parsed_that_is_longer_than_an_answer(monkeypatch):
     parsed: list[str] = []
     monkeypatch.setattr(verdicts.orjson, "loads", parsed.append)
     text = '{"reason":"Unregistered","more":"' + "x" * verdicts.MAX_TEXT + '"}'
-    assert verdicts.body_of(text) is code_of(text) is verdicts.moment_in(text) is None
+    assert verdicts.body_of(text) is None
+    assert verdicts.opened(text) == text
     assert parsed == []
 
 
@@ -113,12 +113,18 @@ def apns(**fields: object) -> dict[str, object]:
         (apns(status=410, response={"reason": "Unregistered"}), True),
         (apns(response='{"reason":"BadDeviceToken"}', environmentRight=True), True),
         (apns(response='{"reason":"BadDeviceToken"}'), False),
+        (apns(error='{"reason":"Unregistered"}'), True),
+        (apns(error="{no JSON"), False),
         (apns(error={"jse_shortmsg": "apn write failed"}), False),
         # Codes as other languages write them.
         (verdict(error="Unregistered"), True),
         (verdict(error="invalid_argument"), False),
         (verdict(error="SenderIdMismatch", credentialsValid=True), True),
         (verdict(error="NotFound"), False),
+        # The names of firebase-admin's exceptions in Python; a wrong project is a NotFoundError.
+        (verdict(error="UnregisteredError"), True),
+        (verdict(error="SenderIdMismatchError"), False),
+        (verdict(error="NotFoundError"), False),
         (apns(reason="unregistered"), True),
         (apns(reason="bad_device_token"), False),
         (apns(reason="bad_device_token", environmentRight=True), True),

@@ -74,6 +74,8 @@ class Replica:
         """
         if time.monotonic() < self._asked_again:
             raise UnusableError
+        if self.problem:  # one looks whether it is back, and no other waits for that
+            self._asked_again = time.monotonic() + COOLDOWN
         written = self._how_far()
         db.session.rollback()
         db.session.info[ENGINE] = self._engine
@@ -84,7 +86,7 @@ class Replica:
             self._note(error)
             raise UnusableError from error
         else:
-            self.problem = None
+            self.problem, self._asked_again = None, 0.0
             return result
         finally:
             db.session.rollback()

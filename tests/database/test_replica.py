@@ -1,6 +1,11 @@
 """DATABASE_READ_URL without a standby: what is away costs no caller anything."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
 from app import metrics
+from app.database.replica import UnusableError
 from app.models import db
 from tests.support.factories import body
 
@@ -48,6 +53,26 @@ def test_a_replica_that_is_away_is_not_waited_for_again(
     ready = client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json["warnings"] == ["the replica does not answer; the primary is read"]
+
+
+def test_one_looks_whether_a_replica_is_back_and_no_other_waits(new_app, database_url):
+    app = new_app(database_url=database_url, database_read_url=database_url)
+    replica = app.extensions["push_registry"].replica
+
+    def read(verb):
+        with app.app_context():
+            return replica.read(verb)
+
+    replica._pause(0, "the replica does not answer")
+    with ThreadPoolExecutor(1) as other:
+
+        def while_one_waits():
+            with pytest.raises(UnusableError):
+                other.submit(read, lambda: "read").result()
+            return "back"
+
+        assert read(while_one_waits) == "back"
+        assert other.submit(read, lambda: "read").result() == "read"
 
 
 def test_a_replica_that_lacks_a_table_yet_is_not_read(new_app, database_url, issue, new_database):

@@ -20,6 +20,7 @@ bp = Blueprint("monitoring", __name__)
 ALIVE = {"status": "ok", "version": VERSION}  # what a living process answers
 
 READ_ONLY = "the database takes no writes: it is a standby, or read-only"
+REFUSED = "the database refuses the connection; the log says why"
 UNREADY: dict[type[BaseException], str] = {
     ReadOnlyServerError: READ_ONLY,
     WrongEncodingError: "the database is not in UTF8; `push-tokens doctor` says what to do",
@@ -57,7 +58,8 @@ def readyz() -> ResponseReturnValue:
         found, takes_writes = None, True
     except (DBAPIError, PoolTimeout) as error:
         cause = original(error)
-        says = UNREADY.get(type(cause), "the database does not answer")
+        other = REFUSED if "FATAL" in str(cause) else "the database does not answer"
+        says = UNREADY.get(type(cause), other)
         raise _not_ready(says, describe(cause)) from error
     if not takes_writes:
         raise _not_ready(READ_ONLY)

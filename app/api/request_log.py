@@ -20,6 +20,7 @@ UNKNOWN = "unknown"  # the route of what is not there
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 # Of every answer: it may hold push tokens, and its type is what it says.
 HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+CREDENTIALS = ("X-Auth-Token", "Authorization")
 KEY = "push_registry.request"  # in the WSGI environment
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
@@ -129,10 +130,16 @@ def _claimed(claim: str) -> str | None:
     return "(not logged: it looks like an auth token)" if _TOKEN.search(user_id) else user_id
 
 
+def without_secret(given_id: str, *credentials: str) -> str:
+    """Return an `X-Request-Id`, or nothing where it is one of the request's own credentials."""
+    return "" if given_id and given_id in " ".join(credentials).split() else given_id
+
+
 def _begin() -> None:
     """Take the server's record of the request, or make one under a plain WSGI server."""
     if KEY not in request.environ:
-        given_id = request.headers.get("X-Request-Id", "")
+        credentials = (request.headers.get(name, "") for name in CREDENTIALS)
+        given_id = without_secret(request.headers.get("X-Request-Id", ""), *credentials)
         claim = request.headers.get("X-User-Id", "")
         request.environ[KEY] = RequestRecord(request.method, given_id=given_id, claim=claim)
 

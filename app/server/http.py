@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.api import bodies, errors
-from app.api.request_log import UNKNOWN, RequestRecord
+from app.api.request_log import CREDENTIALS, UNKNOWN, RequestRecord, without_secret
 from app.server.front import refusal
 from app.server.wsgi import Answer
 
@@ -40,6 +40,8 @@ REASONS = {
     408: f"not complete within {REQUEST_SECONDS:.0f} s of its first byte",
     503: f"over {MAX_CONNECTIONS} connections",
 }
+
+_CREDENTIALS = [name.lower().encode() for name in CREDENTIALS]
 
 
 class Head(NamedTuple):
@@ -206,7 +208,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser.get_method().decode("latin-1"),
             self.parser.get_http_version(),
         )
-        given_id = fields.get(b"x-request-id", b"").decode("latin-1")
+        if given_id := fields.get(b"x-request-id", b"").decode("latin-1"):
+            credentials = (fields.get(name, b"").decode("latin-1") for name in _CREDENTIALS)
+            given_id = without_secret(given_id, *credentials)
         claim = fields.get(b"x-user-id", b"").decode("latin-1")
         record = self._record = RequestRecord(method, given_id=given_id, claim=claim)
         if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":

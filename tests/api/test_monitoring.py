@@ -2,7 +2,7 @@
 
 from app.version import VERSION
 from tests.support.databases import migrate
-from tests.support.factories import body
+from tests.support.factories import body, uri
 
 
 def test_healthz_needs_no_credentials(client):
@@ -31,6 +31,15 @@ def test_a_database_that_restarted_is_noticed_without_an_error(client, alice, da
         )
     assert client.get("/readyz").status_code == 200
     assert client.post("/api/v1/logout", headers=alice.headers).status_code == 200
+
+
+def test_readyz_tells_a_refusal_from_silence(database_url, new_app):
+    for changes, says in (
+        ({"dbname": "there_is_none"}, "the database refuses the connection; the log says why"),
+        ({"host": "127.0.0.1", "port": "1"}, "the database does not answer"),
+    ):
+        client = new_app(database_url=uri(database_url, **changes)).test_client()
+        assert client.get("/readyz").json["error"] == says
 
 
 def test_readyz_says_that_migrations_are_missing(new_database, new_app):

@@ -106,6 +106,14 @@ def test_an_auth_token_sent_as_a_user_id_is_not_repeated(line, alice, issue):
         assert "not logged" in found["claimed_user_id"]
 
 
+def test_a_credential_sent_as_a_request_id_is_not_repeated(line, log, alice, issue):
+    key = issue("lookup")
+    secret = key["Authorization"].removeprefix("Bearer ")
+    line(LOOKUP, {}, X_Request_Id=secret, **key)
+    line(URL, {}, X_Request_Id=alice.auth_token, **alice.headers)
+    assert not [one for one in (secret, alice.auth_token) if one in log.read_text()]
+
+
 def test_no_line_steers_a_terminal(line, log, alice):
     """In what is no character of ASCII; those below a blank, JSON escapes."""
     claimed = "a\x9b2Jb\u202e".encode()

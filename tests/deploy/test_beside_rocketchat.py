@@ -17,6 +17,7 @@ from tests.support.rocketchat import RocketChat, rocketchat
 
 PATH = "/api/v1/push.token"
 LOGOUT, OTHERS = "/api/v1/logout", "/api/v1/users.removeOtherTokens"
+PAGE = "https://app.example.org"
 OTHERS_OF_PAGES = "/api/v1/users.logoutOtherClients"
 # Tried with the routers themselves: Hono 4.13 (Rocket.Chat 7.7 and later) serves the first three,
 # connect-route 0.1.5 (before) also what follows.
@@ -40,7 +41,7 @@ def chat() -> Iterator[RocketChat]:
 def site(database_url: str, folder: Path, chat: RocketChat) -> Iterator[Proxy]:
     """Rocket.Chat's address, with the registry beside it."""
     unit = SocketUnit(folder / "registry.sock")
-    unit.start(database_url)
+    unit.start(database_url, CORS_ORIGINS=PAGE)
     port = chat.server_address[1]
     with nginx(folder / "n", unit.path, rocketchat=port, changes=NO_LIMITS) as proxy:
         yield proxy
@@ -89,6 +90,25 @@ def test_only_push_token_comes_here(site, chat, alice):
     assert [path for _, path in chat.asked_for[before:]] == [
         p for p in others if p not in internal
     ]
+
+
+@pytest.mark.parametrize("port", ["chat", "public"])
+def test_a_page_of_another_origin_gets_through(site, alice, port):
+    """A preflight, a registration and a refusal, with the registry's headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", getattr(site, port), timeout=60)
+    asks = {"Access-Control-Request-Method": "POST"}
+    for method, headers, status in (
+        ("OPTIONS", asks, 204),
+        ("POST", alice.headers | {"Content-Type": "application/json"}, 200),
+        ("POST", {}, 401),
+    ):
+        content = json.dumps(body()) if method == "POST" else None
+        connection.request(method, PATH, content, headers | {"Origin": PAGE})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == status
+        assert answer.headers.get_all("Access-Control-Allow-Origin") == [PAGE]
+    connection.close()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])

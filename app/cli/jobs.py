@@ -14,7 +14,7 @@ def note_success(command: str) -> None:
     """Write the moment into a file of METRICS_TEXTFILE_DIR, where that is set.
 
     node_exporter's textfile collector reads it: a command ends before Prometheus can scrape it.
-    Raises OSError where the folder takes no file.
+    Raises OSError where the folder takes no file, and leaves none behind then.
     """
     folder = services.current().settings.metrics_textfile_dir
     if folder is None:
@@ -24,7 +24,12 @@ def note_success(command: str) -> None:
         f"# TYPE {NAME} gauge\n"
         f'{NAME}{{command="{command}"}} {time.time():.0f}\n'
     )
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)  # the collector is another user
-    os.replace(file.name, Path(folder) / f"push_registry_{command.replace(' ', '_')}.prom")
+    file = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115 (see below)
+    try:
+        with file:
+            file.write(text)
+        os.chmod(file.name, 0o644)  # the collector is another user
+        os.replace(file.name, Path(folder) / f"push_registry_{command.replace(' ', '_')}.prom")
+    except OSError:
+        Path(file.name).unlink(missing_ok=True)
+        raise

@@ -1,5 +1,6 @@
 """deploy/prometheus/ and deploy/grafana/: rules that fire, of metrics there are."""
 
+import errno
 import json
 import os
 import re
@@ -125,6 +126,15 @@ def test_metrics_tell_build_processes_starts_and_what_is_nothing_yet(database_ur
     assert 10 < float(said["push_registry_open_fds"]) < 200
     assert said["push_registry_workers_started_total"] == "1.0"
     assert float(said["push_registry_oldest_wait_seconds"]) < 5
+
+
+def test_a_moment_that_cannot_be_noted_leaves_no_file(new_app, database_url, tmp_path):
+    in_the_way = tmp_path / "push_registry_sessions_purge.prom"
+    in_the_way.mkdir()
+    app = new_app(database_url=database_url, metrics_textfile_dir=str(tmp_path))
+    done = app.test_cli_runner().invoke(args=["sessions", "purge"])
+    assert (done.exit_code, os.strerror(errno.EISDIR) in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == [in_the_way]
 
 
 def test_commands_of_timers_note_when_they_succeeded(new_app, database_url, tmp_path):

@@ -123,13 +123,14 @@ ALTER INDEX ix_push_tokens_session_hash_new RENAME TO ix_push_tokens_session_has
         IF pg_try_advisory_xact_lock(hashtextextended(
             concat_ws(E'\n', NEW.user_id, NEW.app_name, NEW.device_id), 0
         )) THEN
-            -- As whole rows, which begin with the user, as only the index of devices does: or
-            -- partitions that were empty when this was planned may be read whole.
+            -- By an order that only the index of devices has: or partitions that were empty when
+            -- this was planned may be read whole.
             PERFORM 1 FROM push_tokens p
-            WHERE (p.user_id, p.app_name, p.device_id)
-                    BETWEEN (NEW.user_id, NEW.app_name, NEW.device_id)
-                        AND (NEW.user_id, NEW.app_name, NEW.device_id)
-                AND (p.type = 'voip') = (NEW.type = 'voip') AND p.token <> NEW.token;
+            WHERE p.user_id = NEW.user_id AND p.app_name = NEW.app_name
+                AND p.device_id BETWEEN NEW.device_id AND NEW.device_id
+                AND (p.type = 'voip') = (NEW.type = 'voip') AND p.token <> NEW.token
+            ORDER BY p.device_id
+            LIMIT 1;
             IF NOT FOUND THEN
                 RETURN NEW;
             END IF;

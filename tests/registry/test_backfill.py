@@ -7,9 +7,12 @@ import pytest
 from alembic.util import CommandError
 
 from app.registry import maintenance
+from app.registry.registration import Registration
 from tests.support.databases import migrate
 from tests.support.filled import fill
 from tests.support.killing import killed_halfway
+from tests.support.registering import connect
+from tests.support.registering import run as register
 
 ROWS = 3000
 # What was before, the revision that adds the column, and what is in it once it is filled.
@@ -169,11 +172,9 @@ class TestTriggers:
         assert self.device_id(expanded, "device_id = 'mine'") == "mine"
 
 
-@OF_DEVICES
-def test_what_both_left_of_one_device_is_merged(expanded, run):
-    """The latest renewed stays; revisions after 0009 are for when the previous release is gone."""
-    run()
-    with psycopg.connect(expanded, autocommit=True) as connection:
+def leave_three(url: str) -> None:
+    """Leave three rows of one device, as two releases may; that of push token a is the latest."""
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO user_sessions (token_hash, user_id) VALUES ('x', 'x')")
         for days, name in enumerate("abc"):
             connection.execute(
@@ -182,6 +183,24 @@ def test_what_both_left_of_one_device_is_merged(expanded, run):
                 " now() - %s * interval '1 day')",
                 [name, name, days],
             )
+
+
+@OF_DEVICES
+def test_what_both_left_of_one_device_is_merged(expanded, run):
+    """The latest renewed stays; revisions after 0009 are for when the previous release is gone."""
+    run()
+    leave_three(expanded)
     migrate(expanded, "upgrade", "head")
     assert count(expanded, "user_id = 'x'") == count(expanded, "id = 'a'") == 1
     assert count(expanded, "true") == ROWS + 1
+
+
+@OF_DEVICES
+@pytest.mark.parametrize("token", ["new", "b"])
+def test_a_registration_takes_the_place_of_all_of_them(expanded, token, is_spread):
+    leave_three(expanded)
+    asked = Registration(b"x", "x", "app", token, "gcm", device_id="X")
+    with connect(expanded) as connection:
+        (registered,) = register(connection, [asked])
+    assert registered.row["created_at"]
+    assert count(expanded, "user_id = 'x'") == count(expanded, f"token = '{token}'") == 1

@@ -147,6 +147,15 @@ UNION ALL
 {ASKED}
 """  # noqa: S608
 
+# A second row of a device, as two releases may leave it until revision 0011: REPLACE takes both.
+OTHER_FORMER = f"""(
+    SELECT p.id
+    FROM push_tokens p
+    WHERE {is_of_device("f")} AND {is_of_kind("f")} AND p.ctid <> f.former
+    ORDER BY p.user_id, p.app_name, p.device_id
+    LIMIT 1
+)"""  # noqa: S608
+
 # The same for any members, and it rotates: a new value takes the place of the one row of its
 # device. That row is locked out of the order, so only if it is free, and after all locks that
 # are waited for: the count of `refreshed` has the UPDATE run first, and to sort what is added the
@@ -177,6 +186,7 @@ claimed AS MATERIALIZED (
     WHERE (SELECT count(*) FROM refreshed) >= 0
         AND stored IS NULL AND {_claim("app_name", "token")} AND (device_id IS NULL OR (
             {_claim("user_id", "app_name", "device_id")} AND {_of_value("id", "f")} IS NULL
+            AND (former IS NULL OR {OTHER_FORMER} IS NULL)
         ))
 ),
 gone AS (

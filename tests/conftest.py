@@ -22,7 +22,7 @@ from app import create_app, log
 from app.config import ROOT, Settings
 from app.database import embedded
 from app.models import db
-from tests.support import shapes
+from tests.support import shapes, standing_still
 from tests.support.databases import close, migrate
 from tests.support.factories import Caller, Database, body, uri
 from tests.support.live import Live, serve
@@ -57,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """With --spread every service of the run is told so, here and in what the tests start."""
+    config.pluginmanager.register(standing_still)
     if config.getoption("--spread"):
         os.environ["DATABASE_DISTRIBUTED"] = "citus"
         Settings.__init__.__kwdefaults__["database_distributed"] = "citus"

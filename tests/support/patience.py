@@ -41,16 +41,17 @@ class Stalls(threading.Thread):
     For what happens only once, and so cannot be tried again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nap: float = NAP) -> None:
         super().__init__(daemon=True)
+        self._nap = nap
         self._ended = threading.Event()
         self._spans: list[tuple[float, float]] = []
 
     def run(self) -> None:
         """Nap until told to end."""
         while not self._ended.is_set():
-            due = time.monotonic() + NAP
-            time.sleep(NAP)
+            due = time.monotonic() + self._nap
+            time.sleep(self._nap)
             if (now := time.monotonic()) > due + LATE:
                 self._spans.append((due, now))
 
@@ -58,6 +59,10 @@ class Stalls(threading.Thread):
         """Stop watching."""
         self._ended.set()
         self.join()
+
+    def longest(self, since: float) -> float:
+        """Return the seconds of the longest stall that was not over by then; 0 if none was."""
+        return max((end - due for due, end in list(self._spans) if end > since), default=0)
 
     def within(self, since: float, until: float) -> float:
         """Return the seconds of a span of time that were stalls."""

@@ -126,7 +126,8 @@ def test_no_line_is_glued_to_half_a_line_of_another_process(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))  # a full disk
     try:
         one.write(b"the first\n")
-        one.flush(10)
+        while not one.lost:  # a thread tries to write the rest
+            time.sleep(0.01)
         other.write(b"lost\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

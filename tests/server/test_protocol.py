@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.support.factories import Caller, body
-from tests.support.live import Live, serve
+from tests.support.live import Live, ask, serve
 from tests.support.patience import keeps, seconds
 
 URL = "/api/v1/push.token"
@@ -80,7 +80,7 @@ def test_who_leaves_before_the_answers_is_no_mistake_of_ours(database_url, alice
                 with socket.create_connection(("127.0.0.1", live.port)) as client:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     client.sendall(sent * 5)
-        assert live.says_yes("/readyz")
+        assert ask(live, "/readyz", method="GET")[0] == 200
     assert '"level":"ERROR"' not in log.read_text()
 
 

@@ -43,6 +43,14 @@ class Locks(Protocol):
         Return how many, and user, app name, device, type and push token of what was found.
         """
 
+    def removing(
+        self, found: Select[str], *, skip_locked: bool = False, limit: int | None = None
+    ) -> Callable[..., int]:
+        """Return a function that does so for the select's parameters, and says how many went.
+
+        For what nobody registers at that instant, or what would not go once renewed.
+        """
+
     def end_sessions(
         self, which: ColumnElement[bool], at_once: int, *, skip_locked: bool = False
     ) -> tuple[int, int]:

@@ -115,14 +115,15 @@ def test_leaves_what_was_renewed_since_it_was_found(register, app, database):
     register(300, 300)
     with app.app_context():
         since = maintenance.days_ago(270)
-        original = maintenance._remove
+        original = maintenance.slices
 
-        def renew_first(ids, doomed):
-            database.execute("UPDATE push_tokens SET updated_at = now() WHERE token = 't1'")
-            return original(ids, doomed)
+        def renewed_then(*asked):
+            for found in original(*asked):
+                database.execute("UPDATE push_tokens SET updated_at = now() WHERE token = 't1'")
+                yield found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(maintenance, "_remove", renew_first)
+            patch.setattr(maintenance, "slices", renewed_then)
             steps = maintenance.unseen(since, dry_run=False)
             assert sum(step.changed for step in steps) == 1
         maintenance.db.session.commit()

@@ -179,3 +179,22 @@ def test_a_purge_takes_it_along(runner, register, alice, stored, database):
     done = runner.invoke(args=["push-tokens", "purge", "--unseen-days", "270"])
     assert done.exit_code == 0, done.output
     assert stored() == {}
+
+
+@pytest.mark.parametrize("way", ["purge", "logout"])
+def test_that_of_another_device_stays(client, runner, register, alice, stored, database, way):
+    """Each of these comes next to what goes, in one or the other column of the index."""
+    for number, changes in enumerate([{"id": "iphone2"}, {"appName": "z"}, {"type": "gcm"}]):
+        values = {"value": f"a{number}", "voipToken": f"v{number}"}
+        register(database.sign_in("alice"), **phone(**values, **changes))
+    register(database.sign_in("alicf"), **phone(value="a4", voipToken="v4"))
+    register(alice, **phone(id="iphone0", voipToken=None))
+    if way == "logout":
+        assert client.post("/api/v1/logout", headers=alice.headers).status_code == 200
+    else:
+        old = "UPDATE push_tokens SET updated_at = '2020-01-01' WHERE device_id = 'iphone0'"
+        database.execute(old)
+        done = runner.invoke(args=["push-tokens", "purge", "--unseen-days", "270"])
+        assert done.exit_code == 0, done.output
+    assert {token for _, token in stored()["voip"]} == {"v0", "v1", "v4"}
+    assert APNS_TOKEN not in {token for _, token in stored()["apn"]}

@@ -4,7 +4,7 @@ Where one PostgreSQL passes over locked rows, this waits for them, DATABASE_LOCK
 and then asks for a lock on each row by itself: that is one of one node.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from psycopg import errors
@@ -43,18 +43,23 @@ def lock_registrations(which: ColumnElement[bool], *, skip_locked: bool = False)
 
 
 def remove(
-    found: Select[str], *, skip_locked: bool = False, limit: int | None = None
+    found: Select[str],
+    *,
+    skip_locked: bool = False,
+    limit: int | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> tuple[int, Sequence[Any]]:
     """Remove the registrations that a select finds, and the VoIP ones of their devices.
 
-    As in one_node/locks.py; but with `skip_locked` it first waits for what is locked.
+    As in one_node/locks.py; but with `skip_locked` it first waits for what is locked. `asked` are
+    the select's parameters.
     """
 
     def read() -> Sequence[Any]:
-        return db.session.execute(found.with_only_columns(*KEY).limit(limit)).all()
+        return db.session.execute(found.with_only_columns(*KEY).limit(limit), asked).all()
 
     def work(rows: Sequence[Any]) -> tuple[int, Sequence[Any]]:
-        removed = delete_rows(rows, _still(found, rows))
+        removed = delete_rows(rows, _still(found, rows), asked)
         return len(removed) + _silence(removed), removed
 
     if not skip_locked:
@@ -64,6 +69,17 @@ def remove(
         free = [row for row in read() if _is_free(row)]
         done = unless_locked(lambda: work(free), None)
     return done or (0, ())
+
+
+def removing(
+    found: Select[str], *, skip_locked: bool = False, limit: int | None = None
+) -> Callable[..., int]:
+    """Return a function that does as `remove` for a select's parameters, and counts what went."""
+
+    def remove_those(**asked: Any) -> int:
+        return remove(found, skip_locked=skip_locked, limit=limit, asked=asked)[0]
+
+    return remove_those
 
 
 def end_sessions(
@@ -151,10 +167,12 @@ def unchanged(rows: Sequence[Any]) -> ColumnElement[bool]:
     return among(PushToken.updated_at, list({row.updated_at for row in rows}))
 
 
-def delete_rows(rows: Sequence[Any], still: ColumnElement[bool]) -> Sequence[Any]:
+def delete_rows(
+    rows: Sequence[Any], still: ColumnElement[bool], asked: Mapping[str, Any] | None = None
+) -> Sequence[Any]:
     """Remove those of the rows (id, token) that still meet a condition; return what went.
 
-    Not the VoIP registrations of their devices.
+    `asked` are the condition's parameters. Not the VoIP registrations of their devices.
     """
     if not rows:
         return ()
@@ -162,5 +180,5 @@ def delete_rows(rows: Sequence[Any], still: ColumnElement[bool]) -> Sequence[Any
     if len(rows) <= FEW:
         gone = gone.where(among(PushToken.token, [row.token for row in rows]))
     columns = (*DEVICE, PushToken.type, PushToken.token)
-    removed: Sequence[Any] = db.session.execute(gone.returning(*columns)).all()
+    removed: Sequence[Any] = db.session.execute(gone.returning(*columns), asked).all()
     return removed

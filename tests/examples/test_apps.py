@@ -56,7 +56,7 @@ def test_a_device_registers_rotates_lists_and_removes(example, live, alice, data
     first = first.get("result", first)
     succeed(example, live.url, alice, "register", "gcm", "the-next+one", app_name, first["_id"])
     (row,) = database.push_tokens()
-    assert (row["id"], row["token"]) == (first["_id"], "the-next+one")
+    assert (row["device_id"], row["token"]) == (first["_id"], "the-next+one")
     assert (row["app_name"], row["user_id"], row["type"]) == (app_name, "alice", "gcm")
 
     listed = succeed(example, live.url, alice, "list")

@@ -20,7 +20,7 @@ from app.cli.terminal import print_json, printable
 from app.config import ConfigError, Settings
 from app.database import embedded
 from app.database.connections import connector
-from app.database.replica import STANDBY_AND_LAG
+from app.database.replica import STANDBY_AND_LAG, in_words
 
 CHECKS = ("embedded", *doctor_database.CHECKS, "replica", "upstream", *doctor_sinks.CHECKS)
 
@@ -72,7 +72,7 @@ def _replica(settings: Settings) -> Finding:
         return Finding("replica", "warning", "is no standby, and counts as current", do)
     if lag > settings.read_max_lag_seconds:
         do = "see pg_stat_wal_receiver there: the primary is read meanwhile"
-        return Finding("replica", "warning", f"lags by {lag:,.1f} s", do)
+        return Finding("replica", "warning", f"lags by {in_words(lag)}", do)
     return Finding("replica", "right", f"a standby that lags by {lag:,.1f} s")
 
 

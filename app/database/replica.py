@@ -42,6 +42,11 @@ LAG = text(_LAG.format(written="coalesce(CAST(:written AS pg_lsn), '0/0')"))
 STANDBY_AND_LAG = "SELECT pg_is_in_recovery(), ({})".format(_LAG.format(written="'0/0'"))
 
 
+def in_words(lag: float) -> str:
+    """Say how far behind a standby is; it knows no time before the first transaction comes."""
+    return f"{lag:,.1f} s" if lag < float("inf") else "an unknown time"
+
+
 class UnusableError(Exception):
     """The replica did not answer, or lags; the primary is to be asked."""
 
@@ -105,7 +110,7 @@ class Replica:
     def _check_lag(self, written: str | None) -> None:
         lag: float = db.session.execute(LAG, {"written": written}).scalar_one()
         if lag > self._max_lag:
-            self._pause(LAGGING, f"the replica lags by {lag:,.1f} s")
+            self._pause(LAGGING, f"the replica lags by {in_words(lag)}")
             raise UnusableError
 
     def _note(self, error: DBAPIError | PoolTimeout) -> None:

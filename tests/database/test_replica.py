@@ -3,8 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
 from app import metrics
+from app.database import replica
 from app.database.replica import UnusableError
 from app.models import db
 from tests.support.factories import body
@@ -55,15 +57,26 @@ def test_a_replica_that_is_away_is_not_waited_for_again(
     assert ready.json["warnings"] == ["the replica does not answer; the primary is read"]
 
 
+def test_a_standby_that_has_replayed_nothing_yet_is_not_read(
+    new_app, database_url, issue, monkeypatch
+):
+    monkeypatch.setattr(replica, "LAG", text("SELECT 'infinity'::float8, CAST(:written AS text)"))
+    client = new_app(database_url=database_url, database_read_url=database_url).test_client()
+    found = client.post(LOOKUP, json={"userIds": ["alice"]}, headers=issue("lookup"))
+    assert found.status_code == 200
+    warnings = client.get("/readyz").json["warnings"]
+    assert warnings == ["the replica lags by an unknown time; the primary is read"]
+
+
 def test_one_looks_whether_a_replica_is_back_and_no_other_waits(new_app, database_url):
     app = new_app(database_url=database_url, database_read_url=database_url)
-    replica = app.extensions["push_registry"].replica
+    standby = app.extensions["push_registry"].replica
 
     def read(verb):
         with app.app_context():
-            return replica.read(verb)
+            return standby.read(verb)
 
-    replica._pause(0, "the replica does not answer")
+    standby._pause(0, "the replica does not answer")
     with ThreadPoolExecutor(1) as other:
 
         def while_one_waits():

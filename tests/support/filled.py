@@ -8,6 +8,8 @@ from psycopg import sql
 
 from tests.support.factories import Database
 
+AT_ONCE = 5000  # where there are partitions each row of a transaction takes a lock
+
 # Three registrations a user, in one of two sessions; push tokens and ids are scattered.
 FILL = """
 INSERT INTO user_sessions (token_hash, user_id, created_at, expires_at, can_sign_in)
@@ -81,11 +83,12 @@ def register_many(database: Database, rows: int, end: str = "") -> None:
     )
     # Or the foreign key is checked by the plan of a connection that knew few sessions.
     database.execute("ANALYZE user_sessions")
-    database.execute(
-        "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
-        " SELECT d, d, 'app', 'token' || n || %s, 'gcm', 'u' || n, sha256(n::text::bytea)"
-        f" FROM generate_series(0, {rows - 1}) n,"
-        " LATERAL (SELECT 'id' || lpad(n::text, 6, '0') AS d) named",
-        end,
-    )
+    for start in range(0, rows, AT_ONCE):
+        database.execute(
+            "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
+            " SELECT d, d, 'app', 'token' || n || %s, 'gcm', 'u' || n, sha256(n::text::bytea)"
+            f" FROM generate_series({start}, {min(rows, start + AT_ONCE) - 1}) n,"
+            " LATERAL (SELECT 'id' || lpad(n::text, 6, '0') AS d) named",
+            end,
+        )
     database.execute("ANALYZE push_tokens")

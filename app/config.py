@@ -190,6 +190,13 @@ def export_setting(setting: str, value: str) -> None:
     os.environ[setting.upper()] = value
 
 
+def forget_other_servers() -> None:
+    """Forget libpq's defaults, such as PGSERVICE and PGOPTIONS: the shell has them for others."""
+    for name in list(os.environ):
+        if name.startswith("PG"):
+            del os.environ[name]
+
+
 @contextmanager
 def without_setting(setting: str) -> Iterator[None]:
     """Remove a setting from the environment within the `with`."""

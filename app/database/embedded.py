@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
-from app.config import ROOT, ConfigError
+from app.config import ROOT, ConfigError, forget_other_servers
 
 DATABASE = "push_tokens"
 # What PostgreSQL and the system say where it cannot be started, and what helps.
@@ -84,7 +84,7 @@ class Server:
         """
         with self._mutex:
             if self._use is None:
-                _forget_other_servers()
+                forget_other_servers()
                 try:
                     self._use, self._owner = self._join(), os.getpid()
                 except OSError as error:
@@ -232,13 +232,6 @@ class Server:
             if check and code and not (unless and unless in said):
                 raise EmbeddedError(self.folder, said)
         return code
-
-
-def _forget_other_servers() -> None:
-    """Forget libpq's defaults, such as PGSERVICE and PGOPTIONS: the shell has them for others."""
-    for name in list(os.environ):
-        if name.startswith("PG"):
-            del os.environ[name]
 
 
 class _FileLock:

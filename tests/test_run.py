@@ -83,6 +83,7 @@ def test_it_prints_a_curl_that_stores_and_stops_all_it_started(new_database):
     run_once(new_database(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_database_of_an_earlier_release_is_filled(new_database):
     """What rows lack that a migration demands is filled on the way; all ends on SIGTERM, too."""
     url = new_database()

@@ -75,6 +75,7 @@ def server(tmp_path):
     server.release()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_server_comes_back_and_serves(server, tmp_path):
     url = server.acquire()
     migrate(url, "upgrade", "head")

@@ -54,6 +54,7 @@ def own_names(command: str, environ: dict[str, str]) -> str:
     return command
 
 
+@pytest.mark.slow
 def test_every_command_runs_in_the_manuals_order(environ):
     listed = commands()
     assert len(listed) >= 18

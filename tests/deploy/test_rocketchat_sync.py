@@ -92,6 +92,7 @@ def test_an_export_that_fails_ends_nothing(chat, sync, database):
     assert len(database.rows("SELECT 1 FROM user_sessions")) == 2
 
 
+@pytest.mark.slow
 def test_deleted_users_end_only_where_enough_are_left(chat, sync, database):
     for user_id in ("alice", "bob", "carol"):
         chat.sign_in(user_id)

@@ -60,6 +60,7 @@ def test_the_app_has_just_the_rights_that_it_needs(as_role):
     }
 
 
+@pytest.mark.slow
 def test_a_command_of_another_role_says_whose_it_is(roles, new_database):
     def said(url: str, *arguments: str) -> str:
         command = [sys.executable, "-m", "app.cli.main", *arguments]

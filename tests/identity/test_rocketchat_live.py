@@ -173,6 +173,7 @@ class TestTls:
         url = f"https://127.0.0.1:{port}"
         return {"ROCKETCHAT_URL": url, "SSL_CERT_FILE": str(tmp_path / "fullchain.pem")}
 
+    @pytest.mark.slow
     def test_it_is_asked_over_tls_and_given_up_in_time(self, judged, port, tmp_path):
         carol = Caller("carol", secrets.token_urlsafe(32))
         client = Client(f"127.0.0.1:{judged.port}", carol, 0)

@@ -84,6 +84,7 @@ def drain(descriptor: int) -> bytes:
     return got
 
 
+@pytest.mark.slow
 def test_a_log_whose_reader_stops_stops_no_request(database_url, alice, reader):
     path, read, stop = reader
     read()
@@ -157,6 +158,7 @@ def test_a_metrics_folder_without_room_stops_no_request(database_url, alice, lim
             assert file.stat().st_blocks * 512 >= file.stat().st_size, "a hole is a SIGBUS"
 
 
+@pytest.mark.slow
 def test_a_metrics_folder_that_is_removed_comes_back_with_all_counts(
     database_url, alice, tmp_path
 ):

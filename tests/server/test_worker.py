@@ -105,6 +105,7 @@ def test_a_worker_ends_in_time_at_whatever_moment_it_is_told(database_url):
         wait_until(lambda: live.says_yes("/readyz"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_cleans_up(database_url, tmp_path):
     ended = {"PUSH_TOKENS_ENDED": str(tmp_path)}
     with serve(database_url, "tests.support.inspected:app", **ended) as live:
@@ -147,6 +148,7 @@ def test_workers_end_with_their_master(database_url):
         live.process.returncode = 0  # as `serve` expects
 
 
+@pytest.mark.slow
 def test_workers_are_recycled_and_no_request_fails(database_url, database, tmp_path):
     settings = tmp_path / "recycling.py"
     settings.write_text(

@@ -446,6 +446,7 @@ def test_an_interrupted_import_says_what_it_has_done(database_url, database):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_gives_the_same_table(
     run, database, database_url, tmp_path
 ):

@@ -202,9 +202,8 @@ def test_locks_are_held_for_milliseconds(database, app, alice, lost):
             event.remove(engine, "commit", committed)
     assert left(database) == []
     assert len(held) == 20_000 / maintenance.SLICE
-    # Seconds; 0.009 where it was written, 5 by a bad plan, 0.1 in partitions beside ten others. A
-    # stall, or a neighbour, spoils some; a defect, all.
-    assert statistics.quantiles(held)[0] < 0.05
+    # Seconds; 0.009 where it was written, 5 by a bad plan. The machine may stall in one of them.
+    assert statistics.median(held) < 0.05
     assert sorted(held)[-2] < Settings().database_lock_timeout
 
 

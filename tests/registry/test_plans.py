@@ -21,7 +21,7 @@ from tests.support.factories import Database
 from tests.support.filled import fill, register_many
 
 # With half of them, PostgreSQL 15 rightly reads the table for the 3,000 rows of 1,000 users.
-ROWS = 200_000
+ROWS = 400_000
 USERS = 1000  # that one call asks for, and verdicts and sessions in one call
 
 SCOPES = [part for scope in ("lookup", "feedback", "sessions") for part in ("--scope", scope)]

@@ -101,7 +101,7 @@ def _note_use(key_hash: bytes) -> None:
 
 def checks_session(view: View) -> View:
     """Mark a view whose own statement checks the session, so that it is not asked for twice."""
-    view.checks_session = True  # type: ignore[attr-defined]  # as above
+    view.checks_session = True  # type: ignore[attr-defined]  # a function may bear it
     return view
 
 

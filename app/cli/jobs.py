@@ -24,7 +24,7 @@ def note_success(command: str) -> None:
         f"# TYPE {NAME} gauge\n"
         f'{NAME}{{command="{command}"}} {time.time():.0f}\n'
     )
-    file = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115 (see below)
+    file = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115 (closed and removed below)
     try:
         with file:
             file.write(text)

@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def _load() -> "Flask":
-    from wsgi import app  # noqa: PLC0415 (see above)
+    from wsgi import app  # noqa: PLC0415 (not for `--help`)
 
     return app
 
@@ -79,7 +79,7 @@ class LazyCommands(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:  # before `invoke`, as on a full disk
-            from app.cli.terminal import warn  # noqa: PLC0415 (see above)
+            from app.cli.terminal import warn  # noqa: PLC0415 (not for `--help`)
 
             warn(f"Error: {error.strerror}")
             sys.exit(1)
@@ -89,9 +89,9 @@ class LazyCommands(click.Group):
 
         Exit status 1 and one line when the database or the system fails.
         """
-        from flask.cli import ScriptInfo  # noqa: PLC0415 (see above)
+        from flask.cli import ScriptInfo  # noqa: PLC0415 (not for `--help`)
 
-        from app.cli.commands import in_one_line  # noqa: PLC0415 (see above)
+        from app.cli.commands import in_one_line  # noqa: PLC0415 (not for `--help`)
 
         ctx.obj = ScriptInfo(create_app=_load)
         if isinstance(sys.stdout, TextIOWrapper):  # a terminal that is not UTF-8 shows ? for it

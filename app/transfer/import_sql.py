@@ -116,8 +116,12 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT array_agg(p.id) FILTER (WHERE p.token <> s.token) AS ids,
         max(p.updated_at) AS latest
-    FROM push_tokens p
-    WHERE {is_of_device("s")} AND {is_of_kind("s")}
+    FROM (
+        SELECT *
+        FROM push_tokens p
+        WHERE {is_of_device("s")} AND {is_of_kind("s")}
+        ORDER BY p.device_id
+    ) p
 ) d
 WHERE s.place_of_value = 1 AND s.place_of_device = 1
     AND (v.latest < s.updated_at) IS NOT FALSE AND (d.latest < s.updated_at) IS NOT FALSE

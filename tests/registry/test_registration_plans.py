@@ -1,4 +1,4 @@
-"""How many rows the statements that register read, in small tables and large, however many ask."""
+"""How much the statements that register read, in small tables and large, however many ask."""
 
 import secrets
 from collections.abc import Callable
@@ -34,6 +34,11 @@ READ = """
 SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables
 WHERE relname IN ('push_tokens', 'user_sessions')
 """
+# How often it has looked into a page of an index of push_tokens.
+PAGES = """
+SELECT sum(pg_stat_get_xact_blocks_fetched(indexrelid))::int FROM pg_index
+WHERE indrelid = 'push_tokens'::regclass
+"""
 
 
 def digest(connection: psycopg.Connection[Any], name: str) -> bytes:
@@ -54,7 +59,8 @@ def create(number: int) -> dict[str, object]:
 
 
 def create_named(number: int) -> dict[str, object]:
-    return {"token": secrets.token_hex(32), "device_id": secrets.token_hex(8)}
+    """Of a name that comes after nearly all others of a user with many."""
+    return {"token": secrets.token_hex(32), "device_id": f"d9{secrets.token_hex(8)}"}
 
 
 def rotate(number: int) -> dict[str, object]:
@@ -72,7 +78,16 @@ def of_the_crowd(number: int) -> dict[str, object]:
     return {**fields, "token": token, "user_id": "crowd"}
 
 
-KINDS = [refresh, named, create, create_named, rotate, move, of_the_crowd]
+def add_to_the_crowd(number: int) -> dict[str, object]:
+    return {**create_named(number), "user_id": "crowd"}
+
+
+def move_to_the_crowd(number: int) -> dict[str, object]:
+    return {**add_to_the_crowd(number), **move(number)}
+
+
+CROWDED = [of_the_crowd, add_to_the_crowd, move_to_the_crowd]
+KINDS = [refresh, named, create, create_named, rotate, move, *CROWDED]
 
 
 @pytest.fixture(params=["empty when it was planned", "full"], scope="module")
@@ -101,7 +116,9 @@ def connection(request, new_database):
 
 @pytest.mark.parametrize("size", [1, GROUP])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_reads_a_few_rows_for_each(connection, kind: Callable[[int], dict[str, object]], size):
+def test_reads_few_rows_and_pages_for_each(
+    connection, kind: Callable[[int], dict[str, Any]], size
+):
     asked = []
     for number in range(0, 2 * size, 2):
         fields = {"user_id": f"u{number // 2}", **kind(number)}
@@ -115,12 +132,15 @@ def test_reads_a_few_rows_for_each(connection, kind: Callable[[int], dict[str, o
     with connection.transaction(force_rollback=True):
         # PostgreSQL 15 and later count on from transactions that were not reported yet.
         before = {name: rest for name, *rest in connection.execute(READ, prepare=False)}
+        (pages_before,) = connection.execute(PAGES, prepare=False).fetchone()
         results = run(connection, asked)
         after = {name: rest for name, *rest in connection.execute(READ, prepare=False)}
+        (pages,) = connection.execute(PAGES, prepare=False).fetchone()
     assert all(isinstance(result, Registered) for result in results)
     for name, (whole, by_index) in after.items():
         assert whole == before[name][0]
         assert by_index - before[name][1] <= 20 * size
+    assert pages - pages_before <= 100 * size
 
 
 def test_the_statements_write_every_column_of_the_model():

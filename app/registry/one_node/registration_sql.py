@@ -12,9 +12,11 @@ adds or removes a row first claims its value and its device by advisory locks, w
 leaves alone what another one has claimed.
 
 Each row is looked up by an index of its own accord, by a subquery that PostgreSQL cannot turn
-into a join (scalar, FOR UPDATE, or OFFSET 0), or by where it is stored. And it has hardly a choice
-of indexes, though app_name is in two: a range has an order, and whole rows have a first column,
-that only one has. So the plan is the same for a new table and for a full one.
+into a join (scalar, FOR UPDATE, in an order, or OFFSET 0), or by where it is stored. And it has
+hardly a choice of indexes, though app_name is in two: the range of a value, or of a device, has
+an order that only one has. So the plan is the same for a new table and for a full one. For ranges
+of whole rows there is only one, too, but up to PostgreSQL 17 a look-up that finds nothing would
+read on to the end of the app or the user.
 
 A registration with a VoIP push token comes as two members: that of the app, with `has_voip`, and
 one of type voip for the same device. Any other one that names its device ends the device's VoIP
@@ -38,9 +40,7 @@ def _claim(*names: str) -> str:
 def _of_value(column: str, asked: str) -> str:
     """Look up, in SQL, a column of the row of a value; null where there is none.
 
-    As a range the push token has an order, by which only one index is right. Whole rows would not
-    do: up to PostgreSQL 17 a look-up that finds nothing would read on to the end of the app. In an
-    array it has partitions other than its own left out, where there are any.
+    In an array the push token has partitions other than its own left out, where there are any.
     """
     token = f"{asked}.token"
     return f"""(
@@ -54,9 +54,13 @@ def _of_value(column: str, asked: str) -> str:
 
 
 def is_of_device(asked: str, name: str = "") -> str:
-    """Compare, in SQL, push_tokens p with the device of what is asked, or of another name."""
-    key = f"({asked}.user_id, {asked}.app_name, {name or asked + '.device_id'})"
-    return f"(p.user_id, p.app_name, p.device_id) BETWEEN {key} AND {key}"
+    """Compare, in SQL, push_tokens p with the device of what is asked, or of another name.
+
+    For a subquery in the order of p.device_id.
+    """
+    name = name or f"{asked}.device_id"
+    same = f"p.user_id = {asked}.user_id AND p.app_name = {asked}.app_name"
+    return f"{same} AND p.device_id BETWEEN {name} AND {name}"
 
 
 def is_of_kind(asked: str) -> str:
@@ -152,7 +156,7 @@ OTHER_FORMER = f"""(
     SELECT p.id
     FROM push_tokens p
     WHERE {is_of_device("f")} AND {is_of_kind("f")} AND p.ctid <> f.former
-    ORDER BY p.user_id, p.app_name, p.device_id
+    ORDER BY p.device_id
     LIMIT 1
 )"""  # noqa: S608
 
@@ -175,7 +179,7 @@ found AS MATERIALIZED (
             {is_of_kind("s")} AND p.token = s.token AS is_same
         FROM push_tokens p
         WHERE s.device_id IS NOT NULL AND {is_of_device("s")} AND {_is_ended("s")}
-        ORDER BY p.user_id DESC, p.app_name DESC, p.device_id DESC, (p.type = 'voip') DESC
+        ORDER BY p.device_id DESC, (p.type = 'voip') DESC
         LIMIT 1
     ) d ON true
     ORDER BY app_name, token
@@ -229,6 +233,14 @@ UNION ALL
 # Which device a row will be of: the one that the app names, or that the row is of now.
 NAME = f"coalesce(a.device_id, {_of_value('device_id', 'a')}, {FRESH_NAME})"
 
+# What the device that is named has, as far as it ends.
+OF_DEVICE = f"""
+    SELECT p.app_name, p.token, p.id
+    FROM push_tokens p
+    WHERE {is_of_device("a")} AND {_is_ended("a")}
+    ORDER BY p.device_id
+"""  # noqa: S608
+
 # The VoIP row of the device that has the value now, and may lose it.
 OF_FORMER_DEVICE = f"""
     SELECT p.app_name, p.token, p.id, p.user_id, p.device_id
@@ -238,7 +250,8 @@ OF_FORMER_DEVICE = f"""
         OFFSET 0
     ) o
     CROSS JOIN LATERAL (
-        SELECT * FROM push_tokens p WHERE {is_of_device("o")} AND p.type = 'voip' OFFSET 0
+        SELECT * FROM push_tokens p WHERE {is_of_device("o")} AND p.type = 'voip'
+        ORDER BY p.device_id
     ) p
 """  # noqa: S608
 
@@ -251,9 +264,7 @@ members AS MATERIALIZED (
     SELECT *
     FROM signed_in a
     WHERE {_claim("app_name", "token")} AND {_claim("user_id", "app_name", NAME)} AND (
-        SELECT bool_and({_claim("p.app_name", "p.token")})
-        FROM push_tokens p
-        WHERE {is_of_device("a")} AND {_is_ended("a")}
+        SELECT bool_and({_claim("d.app_name", "d.token")}) FROM ({OF_DEVICE}) d
     ) IS NOT FALSE AND (
         SELECT bool_and({_claim("f.app_name", "f.token")}
             AND {_claim("f.user_id", "f.app_name", "f.device_id")})
@@ -263,13 +274,7 @@ members AS MATERIALIZED (
 at_stake AS (
     SELECT app_name, token, {_of_value("id", "a")} AS id FROM members a
     UNION
-    SELECT a.app_name, d.token, d.id
-    FROM members a
-    CROSS JOIN LATERAL (
-        SELECT token, id FROM push_tokens p
-        WHERE {is_of_device("a")} AND {_is_ended("a")}
-        OFFSET 0
-    ) d
+    SELECT d.app_name, d.token, d.id FROM members a CROSS JOIN LATERAL ({OF_DEVICE}) d
     UNION
     SELECT f.app_name, f.token, f.id FROM members a CROSS JOIN LATERAL ({OF_FORMER_DEVICE}) f
 ),
@@ -330,6 +335,7 @@ replacing AS MATERIALIZED (
                 SELECT true
                 FROM push_tokens p
                 WHERE {is_of_device("a", "v.device_id")} AND {is_of_kind("a")}
+                ORDER BY p.device_id
                 LIMIT 1
             ) THEN {FRESH_NAME}
             ELSE v.device_id

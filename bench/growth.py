@@ -1,7 +1,9 @@
 """`make bench-growth`: the same load on small and on large tables, and the HOT ratio.
 
 A database for each size in one server; they are loaded in turn, so that a slow minute of the
-machine hits all alike.
+machine hits all alike. Checkpoints come when PostgreSQL makes them, every five minutes by default,
+and each share is measured for longer than that: after one the first change of a page writes all of
+it to the WAL, which in a large table is at first what nearly every change does.
 """
 
 import argparse
@@ -48,7 +50,7 @@ class Table:
     def serve(self, share: float, seconds: int) -> None:
         """Load the service once, and note its figures."""
         if self.rows <= 100_000:  # what the last run added would be most of it
-            rig.fill(self.connection, self.rows)
+            rig.refill(self.connection, self.rows)
         rig.wrk(self.address, self.known, CONNECTIONS, 1, share)
         time.sleep(1.5)  # the statistics come with a delay of up to a second
         before, cpu = updates(self.connection), rig.cpu_seconds(self.pid)
@@ -95,7 +97,7 @@ def main() -> None:
     """Measure all sizes in turn, share by share, and store the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("growth.json"))
     args = parser.parse_args()

@@ -1,7 +1,8 @@
 -- Has Citus place the schema of one tenant on one node, with all tables that are in it and will be,
 -- and lets the tenant's roles connect to every node. Run it on the coordinator as a superuser, after
--- roles.sql has made schema and roles and `push-tokens migrate` the tables: Citus refuses triggers
--- on tables that it holds, and an early revision makes some. And again after a node was added:
+-- roles.sql has made schema and roles, connect.sql has let them connect, and `push-tokens migrate`
+-- has made the tables: Citus refuses triggers on tables that it holds, and an early revision makes
+-- some:
 --
 --     psql -X -v ON_ERROR_STOP=1 -v schema=tenant_a "$ADMIN_URL" -f deploy/citus/tenant.sql
 --
@@ -10,25 +11,5 @@
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
 
--- roles.sql takes from PUBLIC the right to connect, and Citus may not hand on the one that it gives.
--- Before the tables: Citus makes them on their node as the role that owns them.
-SELECT format(
-        'DO %L', format(
-            'BEGIN
-                PERFORM set_config(''citus.enable_ddl_propagation'', ''off'', true);
-                GRANT CONNECT ON DATABASE %I TO %s;
-            END', current_database(), string_agg(DISTINCT grantee::regrole::text, ', ')
-        )
-    ) AS let_connect
-FROM pg_namespace, aclexplode(nspacl) WHERE nspname = :'schema' AND grantee <> 0 \gset
-SELECT string_agg(nodename || ': ' || result, E'\n') IS NOT NULL AS some_failed,
-    string_agg(nodename || ': ' || result, E'\n') AS failures
-FROM run_command_on_workers(:'let_connect') WHERE NOT success \gset
-\if :some_failed
-    \echo :failures
-    DO $$ BEGIN
-        RAISE EXCEPTION 'not every node lets the roles of the tenant connect';
-    END $$;
-\endif
-
+\ir connect.sql
 SELECT citus_schema_distribute(quote_ident(:'schema')::regnamespace);

@@ -25,24 +25,33 @@ def commands() -> list[str]:
     return [line for line in runnable if " -d push_tokens " not in line]
 
 
+def exported() -> set[str]:
+    """Return the names that the manual says to set."""
+    lines = re.findall(r"^export (.+)$", MANUAL, re.M)
+    return {name for line in lines for name in re.findall(r"\b([A-Z][A-Z0-9_]+)=", line)}
+
+
 @pytest.fixture(scope="module")
 def environ(new_database):
     """The manual's names, for a database and roles of this test's own."""
     url = new_database()
-    citus.stand_in(url)
-    with Roles.on(url) as roles, Roles.on(url, "tenant_a") as tenant:
-        path = f"{embedded.binaries()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        yield {
-            **os.environ,
-            "PATH": path,
-            "ADMIN_URL": url,
-            "OWNER_URL": roles.url("owner"),
-            "APP_URL": roles.url("app"),
-            "TENANT_OWNER_URL": tenant.url("owner"),
-            "TENANT_APP_URL": tenant.url("app"),
-            "ROLES": " ".join(f"-v {kind}={roles.names[kind]}" for kind in KINDS),
-            **{f"tenant_a_{kind}": tenant.names[kind] for kind in KINDS},
-        }
+    nodes = [name for name in exported() if name.startswith(("COORDINATOR", "WORKER"))]
+    with Roles.on(url) as roles:
+        citus.stand_in(url)  # the roles come first, as in the manual
+        with Roles.on(url, "tenant_a") as tenant:
+            path = f"{embedded.binaries()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+            yield {
+                **os.environ,
+                "PATH": path,
+                **{name: "5432" if name.endswith("_PORT") else "node" for name in nodes},
+                "ADMIN_URL": url,
+                "OWNER_URL": roles.url("owner"),
+                "APP_URL": roles.url("app"),
+                "TENANT_OWNER_URL": tenant.url("owner"),
+                "TENANT_APP_URL": tenant.url("app"),
+                "ROLES": " ".join(f"-v {kind}={roles.names[kind]}" for kind in KINDS),
+                **{f"tenant_a_{kind}": tenant.names[kind] for kind in KINDS},
+            }
 
 
 def own_names(command: str, environ: dict[str, str]) -> str:
@@ -58,6 +67,8 @@ def own_names(command: str, environ: dict[str, str]) -> str:
 def test_every_command_runs_in_the_manuals_order(environ):
     listed = commands()
     assert len(listed) >= 18
+    used = set(re.findall(r"\$([A-Z][A-Z0-9_]+)", str(listed)))
+    assert "WORKER3_PORT" in used <= exported()
     assert {"spread.sql", "tenant.sql", "gather.sql"} <= set(re.findall(r"\w+\.sql", str(listed)))
     for command in listed:
         done = subprocess.run(

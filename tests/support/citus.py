@@ -23,6 +23,10 @@ CREATE TABLE pg_dist_local_group (groupid integer NOT NULL);
 INSERT INTO pg_dist_local_group VALUES (0);
 CREATE TABLE citus_schemas (schema_name regnamespace PRIMARY KEY);
 CREATE TABLE calls (id bigint GENERATED ALWAYS AS IDENTITY, call text NOT NULL);
+-- Who may connect to the workers: the roles that roles.sql made there, before Citus came.
+CREATE TABLE admitted (name name PRIMARY KEY, on_every_node boolean NOT NULL);
+INSERT INTO admitted SELECT DISTINCT grantee::regrole::name, true
+    FROM pg_database, aclexplode(datacl) WHERE datname = current_database() AND grantee <> 0;
 GRANT SELECT ON pg_dist_partition, pg_dist_local_group TO PUBLIC;
 
 CREATE FUNCTION create_distributed_table(
@@ -85,6 +89,10 @@ BEGIN
     nodename := 'worker';
     success := true;
     EXECUTE command;
+    INSERT INTO admitted SELECT name, false
+        FROM regexp_matches(command, 'GRANT CONNECT ON DATABASE \\S+ TO ([^;]+);') named,
+            regexp_split_to_table(named[1], ', ') AS name
+        ON CONFLICT DO NOTHING;
     RETURN NEXT;
 EXCEPTION WHEN OTHERS THEN
     success := false;
@@ -94,11 +102,28 @@ END $$;
 
 CREATE FUNCTION citus_set_coordinator_host(host text, port integer DEFAULT 5432)
 RETURNS void LANGUAGE sql AS 'SELECT';
-CREATE FUNCTION citus_add_node(nodename text, nodeport integer)
-RETURNS integer LANGUAGE sql AS 'SELECT 1';
+-- A new node has the roles that roles.sql made there; others come without the right to connect.
+CREATE FUNCTION citus_add_node(nodename text, nodeport integer) RETURNS integer LANGUAGE sql AS $$
+    DELETE FROM admitted WHERE NOT on_every_node;
+    SELECT 1
+$$;
+CREATE FUNCTION connect_to_worker(name name) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF name NOT IN (
+        SELECT rolname FROM pg_roles WHERE rolsuper UNION ALL SELECT a.name FROM admitted a
+    ) THEN
+        RAISE EXCEPTION 'connection to the remote node %@worker failed with the following error:'
+            ' FATAL:  permission denied for database', name;
+    END IF;
+END $$;
 CREATE FUNCTION citus_check_cluster_node_health(OUT result boolean)
 RETURNS SETOF boolean LANGUAGE sql AS 'SELECT true';
-CREATE FUNCTION citus_rebalance_start() RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+-- Citus moves the parts of a table as its owner.
+CREATE FUNCTION citus_rebalance_start() RETURNS bigint LANGUAGE sql AS $$
+    SELECT connect_to_worker(relowner::regrole::name)
+        FROM pg_dist_partition JOIN pg_class ON oid = logicalrelid;
+    SELECT 1::bigint
+$$;
 CREATE FUNCTION citus_rebalance_status(OUT state text, OUT details jsonb)
 RETURNS SETOF record LANGUAGE sql AS $$ SELECT 'finished', '{}'::jsonb $$;
 CREATE FUNCTION citus_create_restore_point(text)
@@ -126,6 +151,14 @@ END $$;
 CREATE EVENT TRIGGER refuse_trigger ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
     EXECUTE FUNCTION refuse_trigger();
 
+-- Citus makes a function on every node, as the role that makes it here.
+CREATE FUNCTION hand_on_function() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM connect_to_worker(session_user);
+END $$;
+CREATE EVENT TRIGGER hand_on_function ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION')
+    EXECUTE FUNCTION hand_on_function();
+
 CREATE FUNCTION refuse_columns() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF current_query() ~ '^[^;]*GRANT[^;]*\\([^;]* ON [^;]*' AND EXISTS (
@@ -147,14 +180,15 @@ CREATE OR REPLACE FUNCTION pg_catalog.run_command_on_workers(
 DROP = """
 SET allow_system_table_mods = on;
 DROP EVENT TRIGGER refuse_columns;
+DROP EVENT TRIGGER hand_on_function;
 DROP EVENT TRIGGER refuse_trigger;
 DROP EVENT TRIGGER place_table;
-DROP FUNCTION refuse_columns, refuse_trigger, place_table, citus_schema_distribute,
-    create_distributed_table,
-    undistribute_table, truncate_local_data_after_distributing_table, run_command_on_workers,
+DROP FUNCTION refuse_columns, hand_on_function, connect_to_worker, refuse_trigger, place_table,
+    citus_schema_distribute, create_distributed_table, undistribute_table,
+    truncate_local_data_after_distributing_table, run_command_on_workers,
     citus_set_coordinator_host, citus_add_node, citus_check_cluster_node_health,
     citus_rebalance_start, citus_rebalance_status, citus_create_restore_point;
-DROP TABLE pg_dist_partition, pg_dist_local_group, citus_schemas, calls;
+DROP TABLE pg_dist_partition, pg_dist_local_group, citus_schemas, calls, admitted;
 """
 
 

@@ -18,8 +18,15 @@ SELECT format(
                 GRANT CONNECT ON DATABASE %I TO %s;
             END', current_database(), string_agg(DISTINCT grantee::regrole::text, ', ')
         )
-    ) AS let_connect
+    ) AS let_connect,
+    count(*) = 0 AS has_no_roles
 FROM pg_namespace, aclexplode(nspacl) WHERE nspname = :'schema' AND grantee <> 0 \gset
+\if :has_no_roles
+    DO $$ BEGIN
+        RAISE EXCEPTION 'there is no such schema, or no role has rights on it'
+            USING HINT = 'run deploy/postgresql/roles.sql for it first.';
+    END $$;
+\endif
 SELECT string_agg(nodename || ': ' || result, E'\n') IS NOT NULL AS some_failed,
     string_agg(nodename || ': ' || result, E'\n') AS failures
 FROM run_command_on_workers(:'let_connect') WHERE NOT success \gset

@@ -198,6 +198,9 @@ def test_a_tenants_schema_is_placed_and_its_rights_are_whole_tables(new_database
 def test_a_node_that_lets_no_tenant_connect_is_named(new_database):
     url = new_database()
     citus.stand_in(url)
+    done = run("connect.sql", url, "-v", "schema=tenant_a")
+    assert done.returncode == 3
+    assert "there is no such schema" in done.stderr
     with Roles.on(url, "tenant_a"):
         broken = citus.BROKEN_WORKER
         execute(url, broken)

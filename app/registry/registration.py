@@ -18,7 +18,8 @@ import orjson
 
 from app.identifiers import fresh_id
 from app.limits import PRODUCTION, VOIP
-from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, REPLACE
+from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED
+from app.registry.one_node.replacing_sql import REPLACE
 
 __all__ = [
     "RACED",

@@ -12,7 +12,7 @@ twice as much where nothing changes. So these stay.
 from datetime import datetime
 
 from app.registry.one_node import ONE_NODE
-from app.registry.one_node.registration_sql import is_of_device, is_of_kind
+from app.registry.one_node.fragments import is_of_device, is_of_kind
 from app.transfer.import_rows import ImportRow
 
 COLUMNS = ImportRow.__annotations__.items()

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from app.models import PushToken
-from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED, REPLACE
+from app.registry.one_node.registration_sql import REGISTER, REGISTER_UNNAMED
+from app.registry.one_node.replacing_sql import REPLACE
 from app.registry.registration import Registered, Registration
 from tests.support.databases import migrate
 from tests.support.registering import connect, run

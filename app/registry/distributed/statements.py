@@ -6,7 +6,7 @@ Arrays come as PostgreSQL writes them, so that the event loop's connection can s
 from collections.abc import Iterable
 from functools import cache
 
-from app.registry.one_node.registration_sql import IS_LIVE
+from app.registry.one_node.fragments import IS_LIVE
 
 # Names that nobody else writes until the commit: who does not get one tries again. The lock is one
 # of the node that all instances connect to, and the statement is on no table. So is the moment: in

@@ -38,21 +38,16 @@ REMOVES = (
     # All else keeps. DeviceTokenNotForTopic is what the wrong bundle id gets too (APNs); 429 and
     # 5xx are of the moment.
 )
-# The status that goes with a code, where a library gives the code alone.
-STATUSES = {code: status for _, status, code, _ in REMOVES if code} | dict.fromkeys(
-    ("Unregistered", "ExpiredToken"), 410
+# Every code, with the status that goes with it where a library gives the code alone.
+CODES = (
+    *((provider, status, code) for provider, status, code, _ in REMOVES if code),
+    *(("apns", 410, code) for code in ("Unregistered", "ExpiredToken")),
 )
+STATUSES = {code: status for _, status, code in CODES}
 # How the providers write a code that libraries write in their own language's way: FCM's as
 # `Unregistered` (.NET) and `UnregisteredError` (an exception of firebase-admin for Python), APNs'
 # as `bad_device_token` (Elixir).
-SPELLED = {
-    (provider, _letters(code)): code
-    for provider, codes in (
-        ("fcm", ("UNREGISTERED", "INVALID_ARGUMENT", "SENDER_ID_MISMATCH")),
-        ("apns", ("Unregistered", "ExpiredToken", "BadDeviceToken")),
-    )
-    for code in codes
-}
+SPELLED = {(provider, _letters(code)): code for provider, _, code in CODES}
 VOUCHED = {
     "payload_valid": "payloadValid",
     "credentials_valid": "credentialsValid",

@@ -18,6 +18,7 @@ from app.registry.one_node import ONE_NODE
 from tests.support import shapes
 from tests.support.shapes import (
     BOTH,
+    CHAIN,
     CLAIM,
     FUNCTION,
     LOCAL,
@@ -29,8 +30,11 @@ from tests.support.shapes import (
     ON_ONE_NODE,
     PLAN,
     RETURNING,
+    SETTINGS,
+    SHOWN,
     SKIP,
     TRIGGER,
+    VALUE,
     VOLATILE,
 )
 
@@ -38,7 +42,13 @@ INSERT = "INSERT INTO push_tokens (id, token) VALUES ('1', 't')"
 PLANTED = [
     ("SET plan_cache_mode = force_generic_plan", {PLAN}),
     (f"{INSERT} RETURNING id, (SELECT user_id FROM push_tokens p WHERE p.id = 'x')", {RETURNING}),
-    (f"WITH w AS ({INSERT} RETURNING id, (SELECT 1)) SELECT id FROM w", {RETURNING}),
+    (f"WITH w AS ({INSERT} RETURNING id, (SELECT 1)) SELECT id FROM w", {RETURNING, CHAIN}),
+    ("WITH gone AS (DELETE FROM user_sessions RETURNING 1) SELECT count(*) FROM gone", {CHAIN}),
+    ("INSERT INTO push_tokens (id, token) VALUES ('1', (SELECT max(id) FROM known))", {VALUE}),
+    ("UPDATE user_sessions SET user_id = to_char(created_at, 'YYYY')", {SETTINGS}),
+    ("DELETE FROM push_tokens WHERE updated_at + interval '1 day' < now()", {SETTINGS}),
+    ("DELETE FROM push_tokens WHERE (updated_at::date) = current_date", {SETTINGS}),
+    ("SELECT id, updated_at::text FROM push_tokens WHERE token = ANY (%s)", {SHOWN}),
     ("SELECT 1 FROM user_sessions WHERE token_hash = ANY (%s) FOR KEY SHARE", {LOCK}),
     ("SELECT 1 FROM push_tokens WHERE user_id = 'a' FOR UPDATE", {LOCK}),
     ("SELECT 1 FROM push_tokens WHERE id = %s FOR UPDATE NOWAIT", {LOCK}),
@@ -87,6 +97,9 @@ GOOD = [
     "UPDATE user_sessions SET verified_at = now() WHERE expires_at > now()"
     " RETURNING left(user_id, 1)",
     "INSERT INTO push_tokens (id) VALUES (gen_random_uuid()) RETURNING id",
+    "DELETE FROM push_tokens WHERE updated_at = ANY (%s::timestamptz(3)[]) AND created_at < now()"
+    " - interval '1 day'",
+    "WITH gone AS (DELETE FROM near RETURNING updated_at::text) SELECT count(*) FROM gone",
     "SELECT clock_timestamp(), random()",
     "WITH a AS (SELECT token_hash FROM user_sessions), b AS MATERIALIZED (SELECT session_hash FROM"
     " push_tokens) SELECT 1 FROM a JOIN b ON a.token_hash = b.session_hash",

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from psycopg.types.string import TextLoader
+
 from app.database.connections import Connection
 from app.transfer import import_sql as sql
 from app.transfer.import_rows import ImportRow
@@ -30,12 +32,11 @@ CREATE INDEX ON near (session_hash);
 """
 HASHES = "SELECT DISTINCT session_hash FROM staged"
 KNOWN = """
-SELECT token_hash, user_id, can_sign_in, expires_at::text
+SELECT token_hash, user_id, can_sign_in, expires_at
 FROM user_sessions WHERE token_hash = ANY (%s)
 """
 _NEAR = """
-SELECT p.id, p.app_name, p.token, p.type, p.user_id, p.session_hash, p.device_id,
-    p.updated_at::text
+SELECT p.id, p.app_name, p.token, p.type, p.user_id, p.session_hash, p.device_id, p.updated_at
 """
 VALUES = "SELECT array_agg(DISTINCT app_name), array_agg(DISTINCT token) FROM staged"
 OF_VALUES = f"{_NEAR} FROM push_tokens p WHERE p.app_name = ANY (%s) AND p.token = ANY (%s)"
@@ -119,6 +120,9 @@ class SpreadMerge:
     def __init__(self, connection: Connection, ends_at: datetime | None, *, known_only: bool):
         self._execute = connection.execute
         self._connection = connection
+        # Moments stay text: Python's calendar ends before PostgreSQL's. Not by a cast, as each
+        # node would write its rows' by its own DateStyle.
+        connection.adapters.register_loader("timestamptz", TextLoader)
         self._ends_at = ends_at
         self._known_only = known_only
 

@@ -31,6 +31,10 @@ NUMBERED = "a join with what WITH ORDINALITY numbers"
 VOLATILE = "a volatile function in an update or delete"
 MOMENT = "a function of the moment in RETURNING, or in WHERE of ON CONFLICT"
 TRIGGER = "a trigger"
+VALUE = "a subselect in VALUES"
+SETTINGS = "what depends on settings, of a column, in an update or delete"
+SHOWN = "a moment as text, which each node writes in its own way"
+CHAIN = "a write in a CTE"
 
 # A lock of one row by what its table is spread by, which does not wait.
 LOCKS_ONE = re.compile(
@@ -39,10 +43,16 @@ LOCKS_ONE = re.compile(
 )
 
 EACH_ROW = r"\b(random|clock_timestamp|gen_random_uuid|nextval|set_config) ?\0"
+# Functions that are stable: Citus evaluates them itself, before it knows any column.
+BY_SETTINGS = (
+    r"\b(to_char|date_trunc|date_part|extract|concat|concat_ws|format) ?\0"
+    r"|\b\w+_at ?(?:::(?! ?timestamp)|[+-])"
+)
 EACH_TIME = rf"{EACH_ROW}|\bnow ?\0|\b(current|session)_(timestamp|date|time|user)\b"
 
 # What a statement that bears ONE_NODE may have: there is another one in its place. No other way.
-ON_ONE_NODE = {LOCK, SKIP, PLAN, CLAIM, BOTH, LOCAL}
+# (A write in a CTE runs on Citus too, but there what follows it sees what it did.)
+ON_ONE_NODE = {LOCK, SKIP, PLAN, CLAIM, BOTH, LOCAL, CHAIN, SETTINGS}
 
 
 @dataclass
@@ -124,8 +134,13 @@ def _varies(block: Block) -> Iterator[str]:
     written = re.match(r"\s*(update|delete from|insert into) (?:only )?(\w+)", block.text)
     if written is None or written[2] not in TABLES:
         return
-    if written[1] != "insert into" and re.search(EACH_ROW, block.text):
-        yield VOLATILE
+    if block.is_cte:
+        yield CHAIN
+    if written[1] != "insert into":
+        if re.search(EACH_ROW, block.text):
+            yield VOLATILE
+        if any(re.search(BY_SETTINGS, one.text) for one in block.all()):
+            yield SETTINGS
     after = [*_clauses(block, "do update set.*?where", "returning")]
     if any(re.search(EACH_TIME, clause) for clause in after + _clauses(block, "returning", "\1")):
         yield MOMENT
@@ -145,8 +160,12 @@ def _within(block: Block) -> Iterator[str]:
         yield LOCAL
     if both and "with ordinality" in block.text:
         yield NUMBERED
+    if both and re.search(r"_at ?:: ?text\b", block.text):
+        yield SHOWN
     if any(_selects(block, clause) for clause in _clauses(block, "returning", "\1")):
         yield RETURNING
+    if any(_selects(block, clause) for clause in _clauses(block, "values", "on|returning")):
+        yield VALUE
     for clause in _clauses(block, "do update set", "where|returning"):
         if re.search(r"\w ?\0|\0\d+ |\bcurrent_|\blocaltime", clause):
             yield FUNCTION

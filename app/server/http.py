@@ -78,10 +78,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self.deadline = NEVER  # of the loop's clock, when `expire` is called
         self._in_head = self._in_body = False
         self._head_bytes = 0
+        self._beside_body = 0  # bytes since the last one of a body: sizes of chunks, or trailers
         self._refusal: int | None = None  # the status to answer once what is before is answered
         self._is_refused = False  # nothing more is parsed
         self._record: RequestRecord | None = None  # of the last head
         self._is_upgrade = False  # the client wants another protocol
+        self._is_chunked = False  # as the body of the last head is
         self._is_ended = False  # the client sends no more
         self._is_last = False  # the worker ends
         self._unread: int | None = None  # bytes read of what is of no use
@@ -117,6 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._in_head = True
         if self._in_head:
             self._head_bytes += len(data)
+        self._beside_body += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -125,6 +128,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._break()
         if self._in_head:
             self._check_head(self._head_bytes)
+        elif self._in_body and self._is_chunked and self._beside_body > MAX_HEAD:
+            self._break()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # None there
         """Note that the client sends no more; it may still wait for its answer."""
@@ -203,7 +208,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_upgrade:
             return
         self._check_head(sum(len(name) + len(value) + 4 for name, value in self.headers))
-        fields = dict(self.headers)
+        # What follows a body in chunks is no part of the head (RFC 9110, 6.5.1): it is forgotten.
+        headers, self.headers = self.headers, []
+        fields = dict(headers)
+        self._is_chunked, self._beside_body = b"transfer-encoding" in fields, 0
         method, version = (
             self.parser.get_method().decode("latin-1"),
             self.parser.get_http_version(),
@@ -218,7 +226,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_last
-        self._begin(Head(self.url, version, fields, self.headers, record, keep_alive))
+        self._begin(Head(self.url, version, fields, headers, record, keep_alive))
 
     def _begin(self, head: Head) -> None:
         """Give a request to the application, after those that came before it."""
@@ -233,6 +241,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
+        self._beside_body = 0
         if not self._is_refused:
             super().on_body(body)
 

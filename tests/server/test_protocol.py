@@ -220,6 +220,27 @@ class TestFraming:
         assert connection.answer()[0] == 200
         assert [row["token"] for row in database.push_tokens()] == ["chunked"]
 
+    @pytest.mark.parametrize(
+        "field", ["X-User-Id: bob", "X-Auth-Token: wrong", "Content-Type: text/plain"]
+    )
+    def test_fields_after_a_body_are_not_headers(self, connect, alice, field):
+        data = json.dumps(body()).encode()
+        chunks = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(data), data, field.encode())
+        connection = connect()
+        connection.send(head(alice, None, "Transfer-Encoding: chunked") + chunks)
+        assert connection.answer()[0] == 200
+
+    @pytest.mark.parametrize("known", [True, False])
+    @pytest.mark.parametrize("endless", [b"0\r\nX: y\r\n", b"0\r\nX: ", b"1;"])
+    def test_what_comes_beside_a_body_has_an_end(self, connect, alice, known, endless):
+        """Fields after it fill no memory, and the extension of a chunk has no more than a head."""
+        caller = alice if known else Caller("alice", "wrong")
+        connection = connect()
+        connection.send(head(caller, None, "Transfer-Encoding: chunked") + b"1\r\n{\r\n" + endless)
+        connection.send((b"X: y\r\n" if endless.endswith(b"\n") else b"y") * 500_000)
+        assert connection.answer()[0] == (400 if known else 401)
+        assert connection.is_closed()
+
     def test_a_body_is_not_a_request(self, connect, alice, database):
         """Nothing of a body is read as the next request, however it is cut."""
         inner = request(alice, value="smuggled")

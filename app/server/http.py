@@ -266,6 +266,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            if self._in_body and not self.pipeline:  # the end of what was before it took its own
+                self.deadline = self.loop.time() + REQUEST_SECONDS
         elif self._refusal:
             self._write_refusal(self._refusal)
         elif self._in_body or self._is_last or self._is_ended:

@@ -125,12 +125,17 @@ class TestLimits:
             "chunk": head(alice, None, "Transfer-Encoding: chunked") + b"5\r\nab",
             "view": b"POST /api/v1/logout HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
         }
+        # Behind a complete one in the same packet, too.
+        behind = ("body", "chunk", "view")
+        begun |= {f"{name} behind another": request(alice) + begun[name] for name in behind}
         start = time.monotonic()
         connections = {name: Connection(live) for name in begun}
         for name, data in begun.items():
             connections[name].send(data)
         sent = time.monotonic()
         for name, connection in connections.items():
+            if name.endswith("another"):
+                assert connection.answer()[0] == 200
             status, headers, said = connection.answer()
             assert time.monotonic() - start > REQUEST_SECONDS - 1, name
             assert time.monotonic() - sent < REQUEST_SECONDS + 10, name

@@ -66,14 +66,7 @@ class Front:
         metrics.OLDEST_WAIT.set(self._threads.oldest_wait())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or open and close what the worker needs (ASGI)."""
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            self._close()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
+        """Answer a request (ASGI)."""
         record: RequestRecord = scope["state"]["record"]
         try:
             if scope["raw_path"] == b"/healthz" and scope["method"] == "GET":
@@ -100,7 +93,8 @@ class Front:
         found = self._cors.headers(path.decode("latin-1"), origin)
         return [(name.lower().encode(), value.encode("latin-1")) for name, value in found]
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Tell all who wait that the worker ends, and close connections and threads."""
         self.group_commit.close()
         for threads in (self._threads, self._monitoring):
             threads.close()

@@ -86,7 +86,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._front,
             http=Protocol,
             ws="none",
-            lifespan="on",
+            lifespan="off",
             interface="asgi3",
             log_config=None,
             access_log=False,
@@ -105,6 +105,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         finally:
             sweeping.cancel()
+            self._front.close()
 
     async def _notify(self) -> None:
         """Tell the master that the loop goes round; end with it."""

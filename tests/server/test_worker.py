@@ -107,15 +107,18 @@ def test_a_worker_ends_in_time_at_whatever_moment_it_is_told(database_url):
 
 @pytest.mark.slow
 def test_a_worker_that_is_told_to_end_cleans_up(database_url, tmp_path):
-    ended = {"PUSH_TOKENS_ENDED": str(tmp_path)}
-    with serve(database_url, "tests.support.inspected:app", **ended) as live:
+    folder, log = tmp_path / "ended", tmp_path / "log"
+    folder.mkdir()
+    ended = {"PUSH_TOKENS_ENDED": str(folder)}
+    with serve(database_url, "tests.support.inspected:app", log=log, **ended) as live:
         told = set()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             (worker,) = live.workers() - told
             os.kill(worker, number)
             told.add(worker)
             wait_until(lambda one=worker: is_gone(one) and live.says_yes("/readyz"))
-            assert {path.name for path in tmp_path.iterdir()} == set(map(str, told)), number
+            assert {path.name for path in folder.iterdir()} == set(map(str, told)), number
+    assert "ERROR" not in log.read_text()
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ MAX_PUSH_TOKEN = 2048
 MAX_APP_NAME = 255
 MAX_USER_ID = 255
 MAX_DEVICE_ID = 64
+# Characters of a moment in ISO 8601. Python's reader, given 16 MiB, keeps others waiting for half
+# a second, and puts all of it into its error, four bytes a character and more.
+MAX_MOMENT = 64
 
 APN, GCM = "apn", "gcm"  # Apple's and Google's push service, as Rocket.Chat calls them
 VOIP = "voip"  # Apple's again, for calls

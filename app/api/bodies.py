@@ -160,6 +160,10 @@ def query_fields(request: Request) -> dict[str, Any]:
     return _from_urlencoded(request.query_string)
 
 
+def _elements(part: list[Any]) -> bytes:
+    return orjson.dumps(part)[1:-1]
+
+
 class CutShortError(Exception):
     """An answer ended before its end; what happened is in the log."""
 
@@ -172,15 +176,17 @@ def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
     one the connection is closed before the end of the body, which HTTP/1.1 tells its client.
     """
     rest = iter(parts)
-    first = next(rest, [])
+    # Of each part only the text is kept while its client takes it, and of the first no longer.
+    texts = chain([_elements(next(rest, []))], map(_elements, rest))
 
     def chunks() -> Iterator[bytes]:
         comma = b""
         yield b'{"%s":[' % name.encode()
         try:
-            for part in chain([first], rest):
-                if part:
-                    yield comma + orjson.dumps(part)[1:-1]
+            for text in texts:
+                if text:
+                    yield comma
+                    yield text
                     comma = b","
         except Exception as error:  # of any kind: the status has been sent, only the end can tell
             errors.log_cut_short(error)

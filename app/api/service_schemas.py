@@ -23,6 +23,7 @@ from app.limits import (
     KINDS,
     MAX_APP_NAME,
     MAX_DEVICE_ID,
+    MAX_MOMENT,
     MAX_USER_ID,
     is_text,
 )
@@ -57,7 +58,7 @@ class Moment(fields.AwareDateTime):
     """An ISO 8601 date and time with its offset, in a year that PostgreSQL and clocks share."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or len(value) > MAX_MOMENT:
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
         try:
             moment: datetime = super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)

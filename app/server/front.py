@@ -8,7 +8,8 @@ loop itself, whatever threads and database do.
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ MAX_BUFFERED = 40 * 1024 * 1024  # bytes of bodies up to LARGE that a worker kee
 # Bytes of a body that is read and parsed while others of its size are not read on: orjson takes
 # five times as much while it parses.
 LARGE = 1024 * 1024
+MAX_UNTAKEN = 32 * 1024 * 1024  # bytes of long answers that wait for their clients to take them
 
 
 class GoneError(Exception):
@@ -58,6 +60,7 @@ class Front:
         self._monitoring = Threads("monitoring", 1, 20, seconds)
         self._large = asyncio.Lock()
         self._buffered = 0  # bytes of bodies that are not large
+        self._untaken = 0  # bytes of long answers that their clients have not taken
 
         metrics.WORKERS_STARTED.inc()
 
@@ -164,19 +167,57 @@ class Front:
         self._buffered -= size[0]
 
     async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
-        """Send an answer; of a long one a further part is made when the client has taken it."""
-        status, headers, body, more = answer
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        """Send an answer, and see to it that long ones do not fill the memory.
+
+        What clients have not taken of them is bounded: one too many becomes a 503.
+        """
+        size = len(answer.body) if len(answer.body) >= wsgi.PART else 0
+        if size and self._untaken + size > MAX_UNTAKEN:
+            error = UnavailableError("too many long answers wait for their clients")
+            errors.log_cut_short(error)  # the request's own line said 200
+            await self._forget(answer)
+            refused = errors.of_exception(error, scope["state"]["record"])
+            answer, size = json_answer(refused.code, refused.body, scope["state"]["record"]), 0
+        self._untaken += size
         try:
-            while more and body:
+            start = {"status": answer.status, "headers": answer.headers}
+            await send({"type": "http.response.start", **start})
+            last = await self._send_parts(answer, scope, send) if answer.more else answer.body
+            if last is not None:
+                await send({"type": "http.response.body", "body": last})
+            if size:
+                await scope["state"]["flow"].drain()
+        finally:
+            self._untaken -= size
+
+    async def _send_parts(self, answer: Answer, scope: Scope, send: Send) -> bytes | None:
+        """Send an answer but for its end, and return that; None where it ends early.
+
+        A further part is made when the client has taken the one before; if it left, none is.
+        """
+        _, _, body, more = answer
+        assert more  # noqa: S101 (for mypy)
+        try:
+            while body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-                body = await self._threads.run(more)
+                del body
+                await scope["state"]["flow"].drain()
+                if scope["state"]["transport"].is_closing():
+                    await self._forget(answer)
+                    return None
+                body = await self._threads.run(partial(more, True))
         except (bodies.CutShortError, UnavailableError) as error:
             if isinstance(error, UnavailableError):  # no thread was free; the other is logged
                 errors.log_cut_short(error)
             scope["state"]["cut"]()  # without the end of the body, which tells the client
-            return
-        await send({"type": "http.response.body", "body": body})
+            return None
+        return body
+
+    async def _forget(self, answer: Answer) -> None:
+        """End what makes the rest of an answer that nobody takes."""
+        if answer.more:
+            with suppress(UnavailableError):  # then it is ended when it is collected
+                await self._threads.run(partial(answer.more, False))
 
 
 def refusal(error: Exception, record: RequestRecord) -> Answer:

@@ -30,6 +30,7 @@ MAX_UNREAD = max(bodies.BODY_LIMITS.values()) + 1024 * 1024
 MAX_CONNECTIONS = 4096  # of a worker
 REQUEST_SECONDS = 20.0  # from the first byte of a request to the last of its body
 WRITE_SECONDS = 30.0  # in which a client must take something of an answer
+LAST_WRITE_SECONDS = 2.0  # the same when the worker ends
 LINGER_SECONDS = 5.0  # in which the rest of a refused body is read
 LAST_SECONDS = 0.5  # in which a worker that ends waits for one request more of a connection
 NEVER = float("inf")
@@ -146,7 +147,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client some time to take what was sent."""
         super().pause_writing()
-        self.deadline = self.loop.time() + WRITE_SECONDS
+        seconds = LAST_WRITE_SECONDS if self._is_last else WRITE_SECONDS
+        self.deadline = self.loop.time() + seconds
 
     def resume_writing(self) -> None:
         """Go on sending."""
@@ -175,6 +177,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         if not self._is_busy or self._in_body:
             self.deadline = min(self.deadline, self.loop.time() + LAST_SECONDS)
+        elif self.flow.write_paused:
+            self.deadline = min(self.deadline, self.loop.time() + LAST_WRITE_SECONDS)
 
     def finish(self) -> None:
         """Close the connection; first read what the client still sends of a refused request.
@@ -289,7 +293,7 @@ class LimitedProtocol(HttpToolsProtocol):
             "raw_path": path,
             "query_string": query,
             "headers": head.headers,
-            "state": {"record": head.record},
+            "state": {"record": head.record, "transport": self._raw, "flow": self.flow},
         }
         cycle = RequestResponseCycle(
             scope=scope,

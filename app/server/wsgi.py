@@ -4,7 +4,6 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -24,13 +23,14 @@ PART = 256 * 1024  # bytes of a body that is made in parts, made at a time
 class Answer(NamedTuple):
     """A response: the start of its body, and a function that returns what follows, if any does.
 
-    The function is to be called in a thread until it returns nothing.
+    The function is to be called in a thread until it returns nothing, or with False, which ends
+    what the client does not want any more.
     """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
-    more: Callable[[], bytes] | None = None
+    more: Callable[[bool], bytes] | None = None
 
 
 class BrokenBody(io.RawIOBase):
@@ -95,12 +95,12 @@ def call(app: Flask, environ: "WSGIEnvironment") -> Answer:
     close = getattr(parts, "close", lambda: None)
     is_over = False
 
-    def more() -> bytes:
+    def more(is_wanted: bool) -> bytes:
         nonlocal is_over
         if is_over:  # a closed file cannot be asked again
             return b""
         try:
-            body = b"".join(_until(iterator, PART))
+            body = b"".join(_until(iterator, PART)) if is_wanted else b""
         except BaseException:  # also when the thread is told to end
             close()
             raise
@@ -108,9 +108,9 @@ def call(app: Flask, environ: "WSGIEnvironment") -> Answer:
             close()
         return body
 
-    body = context.run(more)
+    body = context.run(more, True)
     status, headers = head
-    rest = partial(context.run, more) if len(body) >= PART else None
+    rest = (lambda is_wanted: context.run(more, is_wanted)) if len(body) >= PART else None
     return Answer(int(status.split(" ", 1)[0]), _encoded(headers), body, rest)
 
 

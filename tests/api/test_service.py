@@ -262,7 +262,7 @@ class TestLookup:
         answer = call(LOOKUP, {"userIds": [f"u{n}" for n in range(101)]})
         with pytest.raises(CutShortError):
             answer.get_data()
-        assert list(map(len, asked)) == [101, 50, 50, 1]
+        assert list(map(len, asked)) == [101, 10, 10, 10]
         (line,) = [one for one in caplog.records if one.name == "app.api.errors"]
         assert (line.error_type, line.reason) == ("cut-short", "RuntimeError")
         assert "fail_later" in line.trace

@@ -19,7 +19,7 @@ def test_a_file_is_read_to_its_end_and_then_not_again():
     file = io.BytesIO(sent)
     answer = wsgi.call(app, {})
     body = answer.body
-    while part := answer.more():
+    while part := answer.more(True):
         body += part
     assert body == sent
     assert file.closed

@@ -46,7 +46,9 @@ from app.server.writer import Writer
 
 MAX_GROUP = 100  # registrations in one statement; beyond, a larger group saves next to nothing
 MAX_WAITING = 2000  # more would only wait to be too late
-LOCK_TIMEOUT = 0.1  # seconds for which a group waits for locks
+# Seconds for which a group waits for locks. Who comes while one waits may meet another in his own
+# group, and is to be written within a quarter of a second.
+LOCK_TIMEOUT = 0.05
 SWEEP = 0.05  # seconds between two looks for registrations that have waited too long
 
 Verb = Callable[[Sequence[Registration]], Steps]

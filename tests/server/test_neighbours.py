@@ -5,6 +5,7 @@ same size, while another user registers. Measured from outside.
 """
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support.factories import body
 from tests.support.live import Live, ask, family, serve
-from tests.support.patience import keeps
+from tests.support.patience import keeps, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -28,6 +30,14 @@ MEMORY = 300 * 1024  # KiB
 CROWD = 43_200  # registrations of one user, a day's within nginx's limits
 LONG = "é" * 127  # 254 bytes
 NOW = datetime.now(UTC).isoformat()
+LOOKUPS = """
+SELECT pid FROM pg_stat_activity
+WHERE state = 'active' AND query LIKE '%theirs%' AND pid <> pg_backend_pid()
+"""
+READ = """
+SELECT pg_stat_clear_snapshot(), idx_tup_fetch FROM pg_stat_user_tables
+WHERE relname = 'push_tokens'
+"""
 
 
 def hashed(number: int) -> str:
@@ -43,6 +53,11 @@ def verdict(number: int) -> dict[str, object]:
         "error": "UNREGISTERED",
         "sentAt": NOW,
     }
+
+
+def told(**fields: object) -> bytes:
+    """Return the body of a call with one verdict."""
+    return json.dumps({"results": [verdict(0) | fields]}, ensure_ascii=False).encode()
 
 
 LOOKUP, LIST = "/api/v1/push.tokens.lookup", "/api/v1/push.tokens.list"
@@ -70,6 +85,8 @@ REQUESTS = {
     "empty objects": (FEEDBACK, b'{"results":[' + b"{}," * 5_000_000 + b"{}]}"),
     "brackets": (FEEDBACK, b"[" * 16_000_000),
     "one long string": (FEEDBACK, b'{"results":"' + b"x" * 16_000_000 + b'"}'),
+    "a long moment": (FEEDBACK, told(sentAt="\U0001f600" + "\x80" * 8_300_000)),
+    "a long code": (FEEDBACK, told(error="A" * 16_000_000 + "\U0001f600")),
     "own list": (OWN, None),
 }
 
@@ -92,18 +109,20 @@ def resident(live: Live) -> int:
 
 
 def fill(database, alice) -> None:
-    """Give one user 43,200 registrations, and 1,000 users 60 each."""
+    """Give one user 43,200 registrations, and 300 users 100 of the longest each."""
     insert = (
         "INSERT INTO push_tokens (id, device_id, app_name, token, type, user_id, session_hash)"
-        " SELECT v, v, 'app', v || repeat('x', 150), 'gcm', u, %s FROM "
+        " SELECT v, v, 'app', v || x, 'gcm', u, %s FROM "
     )
     database.execute(
-        insert + f"(SELECT 'a' || n AS v, 'alice' AS u FROM generate_series(1, {CROWD}) n) made",
+        insert + "(SELECT 'a' || n AS v, 'alice' AS u, repeat('x', 150) AS x"
+        f" FROM generate_series(1, {CROWD}) n) made",
         alice.token_hash,
     )
     database.execute(
-        insert + "(SELECT u || '-' || n AS v, 'crowd' || u AS u"
-        " FROM generate_series(0, 999) u, generate_series(1, 60) n) made",
+        insert
+        + "(SELECT u || '-' || n AS v, 'crowd' || u AS u, repeat(md5(u || '-' || n), 60) AS x"
+        " FROM generate_series(0, 299) u, generate_series(1, 100) n) made",
         alice.token_hash,
     )
     database.execute("VACUUM ANALYZE push_tokens")
@@ -149,3 +168,30 @@ def test_the_largest_requests_delay_no_registration(
         send = partial(send_until, live=crowded, path=path, data=data, headers=headers)
         measured(**{name: keeps(DELAY, partial(longest_delay, crowded, bob, send))})
         assert resident(crowded) < MEMORY, name
+
+
+def test_long_answers_that_nobody_takes_fill_no_memory(
+    crowded, database, alice, bob, issue, database_url
+):
+    fill(database, alice)
+    data = json.dumps(REQUESTS["lookup of crowds"][1]).encode()
+    headers = {**issue("lookup"), "Content-Type": "application/json", "Content-Length": len(data)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    asked = f"POST {LOOKUP} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + data
+    clients = [socket.socket() for _ in range(20)]
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", crowded.port))
+        client.sendall(asked)
+    for client in clients:  # each has its first bytes, or was refused
+        client.settimeout(180)
+        assert client.recv(20).startswith((b"HTTP/1.1 200", b"HTTP/1.1 503"))
+    assert ask(crowded, OWN, body(value="neighbour"), **bob.headers)[0] == 200
+    assert resident(crowded) < MEMORY
+    for client in clients:
+        client.close()
+    with psycopg.connect(database_url, autocommit=True) as watch:
+        wait_until(lambda: not watch.execute(LOOKUPS).fetchone())
+        before = watch.execute(READ).fetchone()
+        time.sleep(1)  # nothing goes on for who has left
+        assert watch.execute(READ).fetchone() == before

@@ -172,3 +172,11 @@ def test_a_moment_before_2015_is_none(call, register, alice, moment):
     register(alice, type="apn", value=APNS_TOKEN)
     results = [apns(status=410, timestamp=moment)]
     assert call(FEEDBACK, {"results": results}).json["removed"] == 1
+
+
+def test_what_is_too_long_is_neither_a_code_nor_a_moment():
+    assert code_of("A" * 256) == "A" * 256
+    assert code_of("A" * 257) is None
+    assert code_of({"reason": "A" * 257}) is None
+    with pytest.raises(ValueError, match="too long"):
+        verdicts.as_moment("2026-11-24T00:14:20.504" + "0" * 41 + "Z")

@@ -172,12 +172,13 @@ class Front:
         What clients have not taken of them is bounded: one too many becomes a 503.
         """
         size = len(answer.body) if len(answer.body) >= wsgi.PART else 0
-        if size and self._untaken + size > MAX_UNTAKEN:
-            error = UnavailableError("too many long answers wait for their clients")
-            errors.log_cut_short(error)  # the request's own line said 200
+        if size and self._untaken and self._untaken + size > MAX_UNTAKEN:
             await self._forget(answer)
-            refused = errors.of_exception(error, scope["state"]["record"])
-            answer, size = json_answer(refused.code, refused.body, scope["state"]["record"]), 0
+            # The request's own line said 200.
+            errors.log_cut_short(UnavailableError("too many long answers wait for their clients"))
+            refused, record = errors.unavailable(), scope["state"]["record"]
+            answer = json_answer(refused.code, refused.body, record, refused.headers)
+            size = 0
         self._untaken += size
         try:
             start = {"status": answer.status, "headers": answer.headers}

@@ -160,10 +160,6 @@ def query_fields(request: Request) -> dict[str, Any]:
     return _from_urlencoded(request.query_string)
 
 
-def _elements(part: list[Any]) -> bytes:
-    return orjson.dumps(part)[1:-1]
-
-
 class CutShortError(Exception):
     """An answer ended before its end; what happened is in the log."""
 
@@ -194,6 +190,10 @@ def in_parts(name: str, parts: Iterable[list[Any]]) -> Response:
         yield b'],"success":true}'
 
     return Response(stream_with_context(chunks()), mimetype="application/json")
+
+
+def _elements(part: list[Any]) -> bytes:
+    return orjson.dumps(part)[1:-1]
 
 
 def init_app(app: Flask) -> None:

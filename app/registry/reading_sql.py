@@ -29,7 +29,7 @@ from app.limits import PRODUCTION, VOIP
 from app.models import PushToken, UserSession, is_reachable
 
 MAX_OF_USER = 100  # registrations of one user in an answer; a person has a few devices
-LOOKUP_ROWS = 5000  # of one statement; each takes up to 6 KB of a worker, with its text
+LOOKUP_ROWS = 5000  # of one statement: 10 MB of JSON where all are of the longest
 # So many users are looked up in one statement, however many rows they have: where there are more
 # than LOOKUP_ROWS for all who are asked for, the answer is long, and each part is kept until its
 # client has taken it.
